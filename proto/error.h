@@ -1,0 +1,34 @@
+/* The errors of the wire: [code, name, text, retry_after_ms or nil]. See PROTOCOL.md. */
+#ifndef PROTO_ERROR_H
+#define PROTO_ERROR_H
+
+#include <stdarg.h>
+
+enum wire_code {
+    WIRE_OK = 0,
+    WIRE_INVALID_ARGUMENT = 1,
+    WIRE_TOO_LARGE = 2,
+    WIRE_QUEUE_FULL = 3,
+    WIRE_SHUTTING_DOWN = 4,
+    WIRE_UNAVAILABLE = 5,
+    WIRE_NOT_FOUND = 6,
+    WIRE_PERMISSION_DENIED = 7,
+    WIRE_UNKNOWN_METHOD = 8,
+    WIRE_STORAGE_FAILED = 9,
+    WIRE_INTERNAL = 10,
+};
+
+struct wire_error {
+    enum wire_code code;
+    int retry_after_ms; /* -1: nil */
+    char text[240];     /* names what and why; valid UTF-8; never a transcript's content */
+};
+
+/* "INVALID_ARGUMENT" and so on; "UNKNOWN" for a code that is not in the table. */
+const char *wire_code_name(int code);
+
+/* Fills *ret and returns -1, so that a decoder can say `return wire_fail(err, …)`. */
+int wire_fail(struct wire_error *ret, enum wire_code code, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+
+#endif
