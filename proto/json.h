@@ -14,9 +14,9 @@ struct json_buffer {
     size_t capacity;
 };
 
-/* Reads one value (which must be a map) from r and replaces buffer's content with its JSON. Keys come
- * out sorted by bytes, so that the same map gives the same text whatever order a client packed it in
- * (the content hash is made from this text). Refused, with field as the name in err's text:
+/* Reads one value (which must be a map) from r and replaces buffer's content with its JSON. Keys
+ * come out sorted by bytes, so that the same map gives the same text whatever order a client packed
+ * it in (the content hash is made from this text). Refused, with field as the name in err's text:
  * keys that are not str, duplicate keys, bin, ext, NaN, infinities, bad UTF-8, NUL, nesting beyond
  * JSON_MAX_DEPTH. 0, or -1 with *err filled (INTERNAL when memory is short). */
 int json_from_msgpack(struct reader *r, const char *field, struct json_buffer *buffer,

@@ -19,16 +19,17 @@ enum message_type { MESSAGE_REQUEST = 0, MESSAGE_RESPONSE = 1, MESSAGE_NOTIFICAT
 
 struct message {
     enum message_type type;
-    bool has_msgid; /* a request's; set as soon as it could be read, even when the rest is refused */
+    bool
+        has_msgid; /* a request's; set as soon as it could be read, even when the rest is refused */
     uint32_t msgid;
     struct slice method;
     uint32_t param_count;
     struct reader params; /* stands before the first parameter */
 };
 
-/* data, len: one whole value as scan_value() found it. 0; or -1 with *err filled, and then ret->has_msgid
- * tells whether the error can be answered under the request's own msgid. Every -1 is a breach of the
- * RPC form: the caller answers and closes. */
+/* data, len: one whole value as scan_value() found it. 0; or -1 with *err filled, and then
+ * ret->has_msgid tells whether the error can be answered under the request's own msgid. Every -1 is
+ * a breach of the RPC form: the caller answers and closes. */
 int message_parse(const void *data, size_t len, struct message *ret, struct wire_error *err)
     __attribute__((warn_unused_result));
 
@@ -58,8 +59,8 @@ int conversation_decode(struct reader *r, const char *field, struct json_buffer 
 
 /* The options map of store and store_many. */
 struct store_options {
-    bool wait_stored;     /* wait: "stored"; "durable" is the default and may be named */
-    uint32_t timeout_ms;  /* 0: none given */
+    bool wait_stored;    /* wait: "stored"; "durable" is the default and may be named */
+    uint32_t timeout_ms; /* 0: none given */
 };
 int store_options_decode(struct reader *r, struct store_options *ret, struct wire_error *err)
     __attribute__((warn_unused_result));

@@ -1,6 +1,6 @@
 /* Reads MessagePack values one after another from a message that scan_value() has found whole.
- * Allocates nothing; slices point into the message. msgpack-c's unpacker is not used here because it
- * refuses to nest deeper than 32 and the wire allows metadata 64 deep. */
+ * Allocates nothing; slices point into the message. msgpack-c's unpacker is not used here because
+ * it refuses to nest deeper than 32 and the wire allows metadata 64 deep. */
 #ifndef PROTO_READER_H
 #define PROTO_READER_H
 
@@ -17,8 +17,8 @@ struct reader {
 enum value_type {
     VALUE_NIL,
     VALUE_BOOL,
-    VALUE_UINT, /* any integer >= 0, whatever its encoding */
-    VALUE_INT,  /* any integer < 0 */
+    VALUE_UINT,  /* any integer >= 0, whatever its encoding */
+    VALUE_INT,   /* any integer < 0 */
     VALUE_FLOAT, /* float 32; as_double holds it exactly */
     VALUE_DOUBLE,
     VALUE_STR,

@@ -18,20 +18,20 @@ enum scan_result {
 };
 
 struct scan {
-    size_t offset;                       /* bytes of this value that were passed already */
-    uint64_t skip;                       /* payload bytes still to pass */
-    uint32_t elements;                   /* values seen or claimed so far */
-    uint32_t depth;                      /* open arrays and maps */
-    uint32_t open[SCAN_MAX_DEPTH];       /* values that each open one still wants */
+    size_t offset;                 /* bytes of this value that were passed already */
+    uint64_t skip;                 /* payload bytes still to pass */
+    uint32_t elements;             /* values seen or claimed so far */
+    uint32_t depth;                /* open arrays and maps */
+    uint32_t open[SCAN_MAX_DEPTH]; /* values that each open one still wants */
 };
 
 /* Starts a new value. */
 void scan_reset(struct scan *s);
 
-/* data points at the value's first byte, len at all that has arrived of it, the bytes of earlier calls
- * included (they may have moved). On SCAN_COMPLETE *ret_len is the value's length and s is reset. A
- * value of max_bytes is allowed, one of max_bytes + 1 is SCAN_TOO_LARGE, found as soon as a header
- * claims it. */
+/* data points at the value's first byte, len at all that has arrived of it, the bytes of earlier
+ * calls included (they may have moved). On SCAN_COMPLETE *ret_len is the value's length and s is
+ * reset. A value of max_bytes is allowed, one of max_bytes + 1 is SCAN_TOO_LARGE, found as soon as
+ * a header claims it. */
 enum scan_result scan_value(struct scan *s, const void *data, size_t len, size_t max_bytes,
                             uint32_t max_elements, size_t *ret_len)
     __attribute__((warn_unused_result));

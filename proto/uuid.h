@@ -8,8 +8,8 @@
 
 #define UUID_TEXT_LEN 36
 
-/* A new version 7 UUID of the present moment. Any thread. Never fails: without getrandom(2) there is
- * no id to give, and it aborts. */
+/* A new version 7 UUID of the present moment. Any thread. Never fails: without getrandom(2) there
+ * is no id to give, and it aborts. */
 void uuid_make_v7(uint8_t ret[16]);
 
 /* 36 characters, any case. 0, or -EINVAL. */

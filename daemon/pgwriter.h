@@ -1,0 +1,99 @@
+/* One batch into PostgreSQL in one pipelined transaction. Owns a PGconn; lives on one write worker.
+ */
+#ifndef DAEMON_PGWRITER_H
+#define DAEMON_PGWRITER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "daemon/conversation.h"
+
+/* How vectors of this configuration are made: one row of convstore.embedding_models. dimension 0:
+ * no vectors are made (provider "none"), no backlog either. */
+struct embedding_model {
+    const char *provider;
+    const char *model;
+    uint32_t dimension;
+    const char *prefix;
+    const char *source;
+    const char *storage; /* "vector"; "real" is what it becomes without pgvector */
+};
+
+struct pgwriter_config {
+    const char *conninfo;
+    bool auto_migrate;
+    struct embedding_model model;
+};
+
+enum row_verdict {
+    ROW_PENDING,   /* not stored: the batch failed */
+    ROW_STORED,    /* a new row */
+    ROW_DUPLICATE, /* the same id with the same content was there already */
+    ROW_DEAD,      /* in dead_letters: refused by the server, or ID_REUSED */
+};
+
+struct write_row {
+    struct conversation *conversation; /* read only here */
+    enum row_verdict verdict;          /* out */
+};
+
+/* A vector of one row. chunk 0 with byte_end 0 is the whole (summary); else bytes [byte_start,
+ * byte_end) of the transcript. */
+struct write_vector {
+    uint32_t row;
+    uint32_t chunk;
+    uint32_t byte_start;
+    uint32_t byte_end;
+    const float *values; /* model.dimension floats, finite */
+};
+
+enum write_outcome {
+    WRITE_DONE,  /* committed: each row has its verdict */
+    WRITE_RETRY, /* passing trouble while connected (40, lock time-out, 53): the whole batch again,
+                    after a pause */
+    WRITE_UNREACHABLE, /* no connection, or it was lost (08, 57, 58): the same, and others need not
+                          try meanwhile */
+    WRITE_SUSPECT, /* failed in a way that may be one row's fault (22, 23, 54, XX, backend died):
+                      try isolated */
+    WRITE_STOPPED, /* schema or permission trouble (42, 28, 3F, 25006, wrong encoding or version):
+                      nobody can write now */
+};
+
+struct write_batch {
+    struct write_row *rows; /* sorted by conversation_compare, no key twice */
+    size_t count;
+    const struct write_vector
+        *vectors; /* sorted by row, then chunk; rows without any go into embedding_backlog */
+    size_t vector_count;
+    bool isolate;      /* row by row, a sync after each; refused rows become dead letters */
+    bool last_attempt; /* isolate: a row that fails now for whatever reason of its own is
+                          dead-lettered */
+
+    enum write_outcome outcome; /* out */
+    char sqlstate[6];           /* out: "" on success or where there is none */
+    char error[256];            /* out: for logs and stats; no row content */
+};
+
+struct pgwriter;
+
+/* Never fails but for memory (NULL). Does not connect yet. config and its strings outlive the
+ * writer. */
+struct pgwriter *pgwriter_new(const struct pgwriter_config *config);
+void pgwriter_free(struct pgwriter *w); /* takes NULL */
+
+/* Connects where needed (schema and model row are made then), writes the batch, fills in its out
+ * fields. Blocks its thread, bounded by connect_timeout, tcp_user_timeout and statement_timeout. */
+void pgwriter_write(struct pgwriter *w, struct write_batch *batch);
+
+/* What the connection found: server version, pgvector version ("" without), whether vectors are
+ * real[]. Valid after the first successful connect; for the start line and stats. */
+struct pgwriter_found {
+    bool connected;
+    int server_version;
+    char pgvector_version[32];
+    bool fsync_off;
+};
+struct pgwriter_found pgwriter_found(const struct pgwriter *w);
+
+#endif
