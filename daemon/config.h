@@ -10,10 +10,13 @@ struct config {
     struct {
         char *socket;
         char *control_socket;
+        uint64_t socket_mode; /* permission bits */
+        uint64_t control_socket_mode;
         uint64_t max_message_bytes;
         uint64_t max_connections;
         uint64_t max_partial_bytes; /* half-read messages of all connections */
         uint64_t max_reply_bytes;   /* unread replies of one connection */
+        uint64_t max_in_flight;     /* unanswered requests of one connection */
     } listen;
     struct {
         char *directory;

@@ -1,0 +1,71 @@
+/* From the backlog to the rows: cuts batches by size and by age, has them embedded and written, and
+ * brings them through the failures of the database. Loop. */
+#ifndef DAEMON_BATCHER_H
+#define DAEMON_BATCHER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <uv.h>
+
+#include "daemon/conversation.h"
+#include "daemon/embedding_stage.h"
+#include "daemon/pgwriter.h"
+
+struct batcher;
+
+struct batcher_config {
+    size_t batch_size;
+    uint64_t flush_interval_ms; /* how often the age of the oldest is looked at */
+    uint64_t batch_timeout_ms;  /* the age at which a batch leaves though it is not full */
+    unsigned max_concurrent_batches;
+    unsigned write_threads;
+    unsigned max_attempts;
+    struct pgwriter_config writer;
+};
+
+enum database_state {
+    DATABASE_UNTRIED, /* nothing was written yet */
+    DATABASE_UP,
+    DATABASE_DOWN,    /* unreachable: one batch tries from time to time */
+    DATABASE_STOPPED, /* reachable, but nothing can be written: schema, permission, wrong server */
+};
+const char *database_state_name(enum database_state state);
+
+struct batcher_callbacks {
+    /* A conversation has come to its end: STORED, DUPLICATE or DEAD. Takes ownership. */
+    void (*on_row)(void *owner, struct conversation *c, enum row_verdict verdict);
+    /* One try of a batch is over. */
+    void (*on_write)(void *owner, uint64_t duration_ns, enum write_outcome outcome);
+};
+
+struct batcher_status {
+    size_t queued;             /* in the backlog */
+    size_t processing;         /* in batches */
+    size_t bytes;              /* of both */
+    int64_t oldest_arrived_us; /* of both; 0: none */
+    unsigned batches;
+    enum database_state database;
+    const char *last_error; /* of the database; "" when all is well */
+    struct pgwriter_found found;
+};
+
+int batcher_start(uv_loop_t *loop, const struct batcher_config *config,
+                  const struct batcher_callbacks *callbacks, void *owner,
+                  struct embedding_stage *embedding, struct batcher **ret)
+    __attribute__((warn_unused_result));
+
+/* Takes ownership of a durable conversation. */
+void batcher_push(struct batcher *b, struct conversation *c);
+
+/* While urgent, batches leave at once, full or not (flush, drain). */
+void batcher_set_urgent(struct batcher *b, bool urgent);
+
+struct batcher_status batcher_status(const struct batcher *b);
+
+/* Frees everything; what has not become a row is dropped here (its owner has it on disk, or has
+ * waited for it). Blocks while a write is in flight. on_closed runs when the last handle is gone.
+ */
+void batcher_close(struct batcher *b, void (*on_closed)(void *owner));
+
+#endif

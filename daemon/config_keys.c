@@ -1,0 +1,66 @@
+/* Data only. A key added here needs its line in config/convstored.conf: a test compares the two. */
+#include "daemon/config_keys.h"
+
+#define KIB 1024ull
+#define MIB (1024 * KIB)
+#define GIB (1024 * MIB)
+#define DAY_MS 86400000ull
+
+#define KEY(section, name, type, fallback, min, max, choices)                                      \
+    {                                                                                              \
+#section, #name, type, offsetof(struct config, section.name), fallback, min, max, choices  \
+    }
+#define TEXT(section, name, fallback) KEY(section, name, CONFIG_TEXT, fallback, 0, 0, NULL)
+#define CHOICE(section, name, fallback, choices)                                                   \
+    KEY(section, name, CONFIG_CHOICE, fallback, 0, 0, choices)
+#define NUMBER(section, name, fallback, min, max)                                                  \
+    KEY(section, name, CONFIG_NUMBER, fallback, min, max, NULL)
+#define SIZE(section, name, fallback, min, max)                                                    \
+    KEY(section, name, CONFIG_SIZE, fallback, min, max, NULL)
+#define MODE(section, name, fallback) KEY(section, name, CONFIG_MODE, fallback, 0, 0777, NULL)
+#define BOOL(section, name, fallback) KEY(section, name, CONFIG_BOOL, fallback, 0, 0, NULL)
+
+const struct config_key config_keys[] = {
+    TEXT(listen, socket, "/run/convstore/convstore.sock"),
+    TEXT(listen, control_socket, "/run/convstore/control.sock"),
+    MODE(listen, socket_mode, "0660"),
+    MODE(listen, control_socket_mode, "0600"),
+    SIZE(listen, max_message_bytes, "4MiB", 1 * KIB, 256 * MIB),
+    NUMBER(listen, max_connections, "10000", 1, 1000000),
+    SIZE(listen, max_partial_bytes, "64MiB", 1 * MIB, 64 * GIB),
+    SIZE(listen, max_reply_bytes, "1MiB", 64 * KIB, 1 * GIB),
+    NUMBER(listen, max_in_flight, "10000", 1, 1000000),
+
+    NUMBER(queue, max_queue_size, "100000", 1, 100000000),
+    SIZE(queue, max_queue_bytes, "64MiB", 1 * MIB, 64 * GIB),
+
+    NUMBER(batch, batch_size, "500", 1, 10000),
+    NUMBER(batch, flush_interval_ms, "50", 1, DAY_MS),
+    NUMBER(batch, batch_timeout_ms, "100", 0, DAY_MS),
+    NUMBER(batch, max_concurrent_batches, "4", 1, 64),
+    NUMBER(batch, drain_timeout_ms, "60000", 0, DAY_MS),
+    NUMBER(batch, max_attempts, "8", 1, 1000),
+
+    TEXT(database, conninfo, ""),
+    NUMBER(database, max_connections, "2", 1, 20),
+    BOOL(database, auto_migrate, "true"),
+
+    CHOICE(embedding, provider, "builtin", "builtin ollama none"),
+    TEXT(embedding, url, "http://127.0.0.1:11434"),
+    TEXT(embedding, model, "nomic-embed-text"),
+    NUMBER(embedding, dimensions, "0", 0, 16000),
+    TEXT(embedding, document_prefix, "auto"),
+    TEXT(embedding, query_prefix, "auto"),
+    CHOICE(embedding, source, "summary", "summary"),
+    NUMBER(embedding, timeout_ms, "30000", 100, DAY_MS),
+    NUMBER(embedding, deadline_ms, "500", 1, DAY_MS),
+    NUMBER(embedding, max_in_flight, "2", 1, 64),
+    NUMBER(embedding, request_inputs, "500", 1, 2048),
+
+    NUMBER(cache, embedding_cache_size, "1000", 0, 10000000),
+    SIZE(cache, embedding_cache_bytes, "64MiB", 0, 64 * GIB),
+
+    CHOICE(log, level, "info", "error warning info debug"),
+};
+
+const size_t config_key_count = sizeof config_keys / sizeof config_keys[0];

@@ -1,0 +1,63 @@
+/* Values below 64 have a bucket each. Above, the bucket is the exponent and the six bits that
+ * follow the leading one: index = exponent * 64 + those bits. */
+#include "daemon/histogram.h"
+
+#include <assert.h>
+#include <math.h>
+
+static unsigned bucket_of(uint64_t value)
+{
+    unsigned exponent;
+
+    if (value < HISTOGRAM_SUB)
+        return (unsigned)value;
+    exponent = 63u - (unsigned)__builtin_clzll(value) - HISTOGRAM_SUB_BITS;
+    return (exponent + 1) * HISTOGRAM_SUB + (unsigned)((value >> exponent) - HISTOGRAM_SUB);
+}
+
+/* The middle of a bucket. */
+static uint64_t value_of(unsigned bucket)
+{
+    unsigned exponent = bucket / HISTOGRAM_SUB;
+    uint64_t low, width;
+
+    if (exponent == 0)
+        return bucket;
+    width = 1ull << (exponent - 1);
+    low = (HISTOGRAM_SUB + bucket % HISTOGRAM_SUB) * width;
+    return low + width / 2;
+}
+
+void histogram_record(struct histogram *h, uint64_t value)
+{
+    const uint64_t top = (1ull << HISTOGRAM_TOP_BIT) - 1;
+    unsigned bucket = bucket_of(value < top ? value : top);
+
+    assert(bucket < HISTOGRAM_BUCKETS);
+    h->count++;
+    h->sum += value;
+    if (value > h->max)
+        h->max = value;
+    h->buckets[bucket]++;
+}
+
+uint64_t histogram_quantile(const struct histogram *h, double q)
+{
+    uint64_t rank, seen = 0;
+
+    assert(q >= 0 && q <= 1);
+    if (h->count == 0)
+        return 0;
+    rank = (uint64_t)ceil(q * (double)h->count);
+    if (rank == 0)
+        rank = 1;
+    for (unsigned i = 0; i < HISTOGRAM_BUCKETS; i++) {
+        seen += h->buckets[i];
+        if (seen >= rank) {
+            uint64_t value = value_of(i);
+
+            return value < h->max ? value : h->max;
+        }
+    }
+    return h->max;
+}

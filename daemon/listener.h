@@ -1,0 +1,31 @@
+/* A listening Unix socket that hands each connection to the sessions. Loop. */
+#ifndef DAEMON_LISTENER_H
+#define DAEMON_LISTENER_H
+
+#include <stdbool.h>
+#include <sys/stat.h>
+#include <uv.h>
+
+struct listener;
+struct sessions;
+
+struct listener_config {
+    const char *path;
+    mode_t mode;
+    bool control;           /* the operators' socket */
+    size_t max_connections; /* of all sessions; beyond it connections wait to be accepted */
+};
+
+/* Binds and listens. A socket file that nobody listens on any more is replaced. 0; or -1 with one
+ * clear line in ret_error. */
+int listener_open(uv_loop_t *loop, const struct listener_config *config, struct sessions *sessions,
+                  struct listener **ret, char ret_error[512]) __attribute__((warn_unused_result));
+
+/* There may be room for connections that had to wait. */
+void listener_accept_waiting(struct listener *l);
+
+/* Stops listening and removes the socket file; connections live on. on_closed runs when the handle
+ * is gone. */
+void listener_close(struct listener *l, void *owner, void (*on_closed)(void *owner));
+
+#endif

@@ -1,0 +1,13 @@
+/* What ping and stats answer. Loop. */
+#ifndef DAEMON_REPORT_H
+#define DAEMON_REPORT_H
+
+#include <stdint.h>
+
+struct server;
+struct session;
+
+void report_ping(struct session *s, uint32_t msgid);
+void report_stats(const struct server *server, struct session *s, uint32_t msgid);
+
+#endif

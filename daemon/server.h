@@ -1,0 +1,65 @@
+/* The daemon as a whole: owns every module, starts and ends them in order. Loop. */
+#ifndef DAEMON_SERVER_H
+#define DAEMON_SERVER_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <uv.h>
+
+#include "daemon/batcher.h"
+#include "daemon/config.h"
+#include "daemon/embedding_stage.h"
+#include "daemon/flush.h"
+#include "daemon/session.h"
+#include "daemon/stats.h"
+#include "daemon/waiters.h"
+#include "proto/json.h"
+
+struct listener;
+
+enum server_state {
+    SERVER_SERVING,
+    SERVER_DRAINING, /* no new conversations; what was accepted goes to the database */
+    SERVER_CLOSING,  /* handles are being closed */
+};
+
+struct server {
+    uv_loop_t *loop;
+    const struct config *config;
+    enum server_state state;
+    uint64_t started_ns;
+    uint64_t last_seq;
+    size_t outstanding; /* accepted, neither a row nor a dead letter yet */
+    struct sessions *sessions;
+    struct listener *listener;
+    struct listener *control_listener;
+    struct embedding_stage *embedding;
+    struct batcher *batcher;
+    struct stats stats;
+    struct flush_list flushes;
+    struct waiters waiters;  /* calls that wait for rows */
+    struct json_buffer json; /* metadata of the message that is being read */
+    uv_signal_t sigterm, sigint;
+    uv_timer_t drain_timer;
+    unsigned closing; /* modules and handles whose close callback is due */
+    bool drained;     /* nothing was left behind */
+};
+
+/* Starts everything and listens. 0; or -1 with one clear line in ret_error. */
+int server_start(struct server *server, uv_loop_t *loop, const struct config *config,
+                 char ret_error[512]) __attribute__((warn_unused_result));
+
+/* Takes a conversation for good: ownership passes, and its call is settled when it is durable (or
+ * stored). Returns WIRE_OK; or why not, and then the caller keeps it. */
+enum wire_code server_take(struct server *server, struct conversation *c);
+
+/* Batches leave at once while a flush waits or the daemon drains; called whenever either may have
+ * changed. */
+void server_update_urgency(struct server *server);
+
+/* WIRE_OK where `count` conversations of `bytes` bytes could be taken now, with *err filled
+ * otherwise. */
+enum wire_code server_room(const struct server *server, size_t count, size_t bytes,
+                           struct wire_error *err);
+
+#endif

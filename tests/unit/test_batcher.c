@@ -1,0 +1,455 @@
+/* When batches leave, and how they come through a database that fails. The writer and the embedding
+ * stage are stand-ins here: each write asks `script` for its outcome. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "daemon/batcher.h"
+
+#define MAX_WRITES 4096
+
+struct seen_write {
+    size_t count;
+    size_t vectors;
+    bool isolate;
+    bool last_attempt;
+    enum write_outcome outcome;
+};
+
+/* What the stand-in writer saw and shall do; under the lock. */
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static struct seen_write seen[MAX_WRITES];
+static size_t seen_count;
+static unsigned writing, most_writing;
+static void (*script)(size_t number, struct write_batch *batch);
+static unsigned write_ms;
+
+struct pgwriter {
+    int unused;
+};
+
+struct pgwriter *pgwriter_new(const struct pgwriter_config *config)
+{
+    (void)config;
+    return calloc(1, sizeof(struct pgwriter));
+}
+
+void pgwriter_free(struct pgwriter *w)
+{
+    free(w);
+}
+
+struct pgwriter_found pgwriter_found(const struct pgwriter *w)
+{
+    (void)w;
+    return (struct pgwriter_found){.connected = true, .server_version = 150000};
+}
+
+static void store_all(struct write_batch *batch)
+{
+    for (size_t i = 0; i < batch->count; i++)
+        batch->rows[i].verdict = ROW_STORED;
+    batch->outcome = WRITE_DONE;
+    batch->sqlstate[0] = batch->error[0] = '\0';
+}
+
+void pgwriter_write(struct pgwriter *w, struct write_batch *batch)
+{
+    size_t number;
+
+    (void)w;
+    pthread_mutex_lock(&lock);
+    number = seen_count++;
+    if (++writing > most_writing)
+        most_writing = writing;
+    assert_true(number < MAX_WRITES);
+    seen[number] = (struct seen_write){.count = batch->count,
+                                       .vectors = batch->vector_count,
+                                       .isolate = batch->isolate,
+                                       .last_attempt = batch->last_attempt};
+    pthread_mutex_unlock(&lock);
+    if (write_ms > 0)
+        usleep(write_ms * 1000);
+    if (script != NULL)
+        script(number, batch);
+    else
+        store_all(batch);
+    pthread_mutex_lock(&lock);
+    seen[number].outcome = batch->outcome;
+    writing--;
+    pthread_mutex_unlock(&lock);
+}
+
+static struct embedding_order *held_order;
+static bool hold_orders;
+
+void embedding_stage_want(struct embedding_stage *stage, struct embedding_order *order)
+{
+    (void)stage;
+    if (hold_orders) {
+        held_order = order;
+        return;
+    }
+    for (size_t i = 0; i < order->count; i++) {
+        assert_non_null(order->items[i].text.data);
+        order->items[i].vector = vector_new(4);
+    }
+    order->on_done(order);
+}
+
+void embedding_stage_cancel(struct embedding_stage *stage, struct embedding_order *order)
+{
+    (void)stage;
+    assert_ptr_equal(order, held_order);
+    held_order = NULL;
+}
+
+struct slice embedding_text(const struct conversation *c)
+{
+    return conversation_transcript(c);
+}
+
+/* What came out. */
+struct fixture {
+    uv_loop_t loop;
+    struct batcher *batcher;
+    uv_timer_t guard;
+    size_t expected, rows;
+    unsigned verdicts[4];
+    uint64_t last_seq;
+    size_t replayed;
+    bool closed;
+};
+
+static void on_closed(void *owner)
+{
+    ((struct fixture *)owner)->closed = true;
+}
+
+static void fixture_close(struct fixture *f)
+{
+    uv_close((uv_handle_t *)&f->guard, NULL);
+    batcher_close(f->batcher, on_closed);
+}
+
+static void on_row(void *owner, struct conversation *c, enum row_verdict verdict)
+{
+    struct fixture *f = owner;
+
+    f->verdicts[verdict]++;
+    f->replayed += c->replayed;
+    conversation_free(c);
+    if (++f->rows == f->expected)
+        uv_stop(&f->loop);
+}
+
+static void on_write(void *owner, uint64_t duration_ns, enum write_outcome outcome)
+{
+    (void)owner;
+    (void)duration_ns;
+    (void)outcome;
+}
+
+static void on_guard(uv_timer_t *timer)
+{
+    (void)timer;
+    fail_msg("nothing came out within 20 s");
+}
+
+static struct fixture *fixture_new(size_t batch_size, uint64_t batch_timeout_ms)
+{
+    static const struct batcher_callbacks callbacks = {.on_row = on_row, .on_write = on_write};
+    struct batcher_config config = {.batch_size = batch_size,
+                                    .flush_interval_ms = 5,
+                                    .batch_timeout_ms = batch_timeout_ms,
+                                    .max_concurrent_batches = 4,
+                                    .write_threads = 2,
+                                    .max_attempts = 3};
+    struct fixture *f = calloc(1, sizeof *f);
+
+    seen_count = 0;
+    most_writing = 0;
+    script = NULL;
+    write_ms = 0;
+    hold_orders = false;
+    uv_loop_init(&f->loop);
+    uv_timer_init(&f->loop, &f->guard);
+    uv_timer_start(&f->guard, on_guard, 20000, 0);
+    assert_int_equal(batcher_start(&f->loop, &config, &callbacks, f, NULL, &f->batcher), 0);
+    return f;
+}
+
+static void fixture_end(struct fixture *f)
+{
+    fixture_close(f);
+    uv_run(&f->loop, UV_RUN_DEFAULT);
+    assert_true(f->closed);
+    assert_int_equal(uv_loop_close(&f->loop), 0);
+    free(f);
+}
+
+static void push_key(struct fixture *f, unsigned key)
+{
+    struct conversation_fields fields = {
+        .user_id = {"ann", 3}, .platform = {"web", 3}, .transcript = {"hello", 5}};
+    uint8_t id[16] = {(uint8_t)(key >> 8), (uint8_t)key};
+    struct conversation *c = conversation_new(&fields, id, 1);
+
+    assert_non_null(c);
+    c->seq = ++f->last_seq;
+    c->read_ns = uv_hrtime();
+    f->expected++;
+    batcher_push(f->batcher, c);
+}
+
+static void push(struct fixture *f, unsigned count)
+{
+    for (unsigned i = 0; i < count; i++)
+        push_key(f, (unsigned)f->last_seq);
+}
+
+static void run_until_all(struct fixture *f)
+{
+    uv_run(&f->loop, UV_RUN_DEFAULT);
+    assert_int_equal(f->rows, f->expected);
+    assert_int_equal(batcher_status(f->batcher).queued, 0);
+    assert_int_equal(batcher_status(f->batcher).processing, 0);
+    assert_int_equal(batcher_status(f->batcher).bytes, 0);
+}
+
+static void test_size_trigger(void **state)
+{
+    struct fixture *f = fixture_new(10, 60000);
+
+    (void)state;
+    push(f, 30);
+    run_until_all(f);
+    assert_int_equal(seen_count, 3);
+    for (size_t i = 0; i < 3; i++) {
+        assert_int_equal(seen[i].count, 10);
+        assert_int_equal(seen[i].vectors, 10);
+    }
+    fixture_end(f);
+}
+
+static void test_age_trigger(void **state)
+{
+    struct fixture *f = fixture_new(10, 30);
+
+    (void)state;
+    push(f, 3);
+    run_until_all(f);
+    assert_int_equal(seen_count, 1);
+    assert_int_equal(seen[0].count, 3);
+    fixture_end(f);
+}
+
+static void test_urgent(void **state)
+{
+    struct fixture *f = fixture_new(10, 60000);
+
+    (void)state;
+    push(f, 3);
+    batcher_set_urgent(f->batcher, true);
+    run_until_all(f);
+    assert_int_equal(seen_count, 1);
+    fixture_end(f);
+}
+
+static void test_at_most_so_many_at_once(void **state)
+{
+    struct fixture *f = fixture_new(1, 0);
+
+    (void)state;
+    write_ms = 5;
+    push(f, 50);
+    assert_int_equal(batcher_status(f->batcher).batches, 4);
+    run_until_all(f);
+    assert_int_equal(most_writing, 2);
+    fixture_end(f);
+}
+
+static void down_for_five(size_t number, struct write_batch *batch)
+{
+    if (number < 5) {
+        batch->outcome = WRITE_UNREACHABLE;
+        strcpy(batch->error, "connection refused");
+        strcpy(batch->sqlstate, "08006");
+    } else {
+        store_all(batch);
+    }
+}
+
+/* While the database is down one batch tries at a time, and all rows come through in the end. */
+static void test_unreachable(void **state)
+{
+    struct fixture *f = fixture_new(10, 60000);
+
+    (void)state;
+    script = down_for_five;
+    write_ms = 2;
+    push(f, 100);
+    run_until_all(f);
+    assert_int_equal(f->verdicts[ROW_STORED], 100);
+    assert_true(f->replayed >= 10); /* a lost answer may hide a commit */
+    for (size_t i = 0; i < seen_count; i++)
+        assert_false(seen[i].isolate);
+    assert_int_equal(batcher_status(f->batcher).database, DATABASE_UP);
+    assert_string_equal(batcher_status(f->batcher).last_error, "");
+    fixture_end(f);
+}
+
+static void poison(size_t number, struct write_batch *batch)
+{
+    (void)number;
+    if (!batch->isolate) {
+        batch->outcome = WRITE_SUSPECT;
+        strcpy(batch->sqlstate, "23514");
+        return;
+    }
+    store_all(batch);
+    batch->rows[4].verdict = ROW_DEAD;
+}
+
+static void test_poison_row_goes_alone(void **state)
+{
+    struct fixture *f = fixture_new(10, 60000);
+
+    (void)state;
+    script = poison;
+    push(f, 10);
+    run_until_all(f);
+    assert_int_equal(seen_count, 2);
+    assert_true(seen[1].isolate);
+    assert_int_equal(f->verdicts[ROW_STORED], 9);
+    assert_int_equal(f->verdicts[ROW_DEAD], 1);
+    fixture_end(f);
+}
+
+static void internal_error(size_t number, struct write_batch *batch)
+{
+    (void)number;
+    if (!batch->isolate) {
+        batch->outcome = WRITE_SUSPECT;
+        strcpy(batch->sqlstate, "XX000");
+        return;
+    }
+    if (!batch->last_attempt) { /* some rows through, then the backend dies again */
+        for (size_t i = 0; i < batch->count / 2; i++)
+            batch->rows[i].verdict = ROW_STORED;
+        batch->outcome = WRITE_SUSPECT;
+        strcpy(batch->sqlstate, "XX000");
+        return;
+    }
+    store_all(batch);
+    batch->rows[0].verdict = ROW_DEAD;
+}
+
+/* An error that may pass is tried twice as it is before the rows go alone, and never for ever. */
+static void test_suspect_twice_then_alone_then_dead(void **state)
+{
+    struct fixture *f = fixture_new(8, 60000);
+
+    (void)state;
+    script = internal_error;
+    push(f, 8);
+    run_until_all(f);
+    assert_false(seen[0].isolate);
+    assert_false(seen[1].isolate);
+    assert_true(seen[2].isolate);
+    assert_true(seen[seen_count - 1].last_attempt);
+    assert_true(seen_count <= 5);
+    assert_int_equal(f->verdicts[ROW_DEAD], 1);
+    assert_int_equal(f->verdicts[ROW_STORED], 7);
+    fixture_end(f);
+}
+
+static void no_duplicates_inside(size_t number, struct write_batch *batch)
+{
+    (void)number;
+    for (size_t i = 1; i < batch->count; i++)
+        assert_true(
+            conversation_compare(batch->rows[i - 1].conversation, batch->rows[i].conversation) < 0);
+    store_all(batch);
+}
+
+static void test_sorted_and_no_key_twice(void **state)
+{
+    struct fixture *f = fixture_new(10, 10);
+
+    (void)state;
+    script = no_duplicates_inside;
+    for (unsigned i = 0; i < 40; i++)
+        push_key(f, (i * 7) % 5);
+    run_until_all(f);
+    fixture_end(f);
+}
+
+static void stop_once(size_t number, struct write_batch *batch)
+{
+    if (number > 0) {
+        store_all(batch);
+        return;
+    }
+    batch->outcome = WRITE_STOPPED;
+    strcpy(batch->sqlstate, "42501");
+    strcpy(batch->error, "permission denied");
+}
+
+static void test_stopped(void **state)
+{
+    struct fixture *f = fixture_new(2, 60000);
+
+    (void)state;
+    script = stop_once;
+    push(f, 2);
+    while (seen_count == 0 || batcher_status(f->batcher).database == DATABASE_UNTRIED)
+        uv_run(&f->loop, UV_RUN_ONCE);
+    assert_int_equal(batcher_status(f->batcher).database, DATABASE_STOPPED);
+    assert_string_equal(batcher_status(f->batcher).last_error, "42501: permission denied");
+    push(f, 20); /* accepted, and not one of them is tried meanwhile */
+    uv_run(&f->loop, UV_RUN_NOWAIT);
+    assert_int_equal(seen_count, 1);
+    run_until_all(f);
+    fixture_end(f);
+}
+
+/* Closing drops what has not become a row, wherever it stands, and leaks nothing (ASan watches). */
+static void test_close_in_the_middle(void **state)
+{
+    struct fixture *f = fixture_new(10, 60000);
+
+    (void)state;
+    hold_orders = true;
+    push(f, 15);
+    assert_non_null(held_order);
+    f->expected = 0;
+    fixture_end(f);
+    assert_null(held_order);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_size_trigger),
+        cmocka_unit_test(test_age_trigger),
+        cmocka_unit_test(test_urgent),
+        cmocka_unit_test(test_at_most_so_many_at_once),
+        cmocka_unit_test(test_unreachable),
+        cmocka_unit_test(test_poison_row_goes_alone),
+        cmocka_unit_test(test_suspect_twice_then_alone_then_dead),
+        cmocka_unit_test(test_sorted_and_no_key_twice),
+        cmocka_unit_test(test_stopped),
+        cmocka_unit_test(test_close_in_the_middle),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
