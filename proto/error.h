@@ -4,6 +4,8 @@
 
 #include <stdarg.h>
 
+#include "proto/slice.h"
+
 enum wire_code {
     WIRE_OK = 0,
     WIRE_INVALID_ARGUMENT = 1,
@@ -30,5 +32,11 @@ const char *wire_code_name(int code);
 /* Fills *ret and returns -1, so that a decoder can say `return wire_fail(err, …)`. */
 int wire_fail(struct wire_error *ret, enum wire_code code, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
+
+#define WIRE_QUOTE_SIZE 136
+
+/* A peer's text (a key, a method's name) for an error text or a log: in quotes, its first 32 bytes,
+ * all but printable ASCII as \xNN, "..." where it was cut. Returns ret. */
+const char *wire_quote(struct slice text, char ret[WIRE_QUOTE_SIZE]);
 
 #endif

@@ -6,7 +6,7 @@
 #include <stddef.h>
 #include <sys/types.h>
 
-/* The offset of the first byte that breaks the rule, or -1 where all is well. */
+/* The offset of the first byte or sequence that breaks the rule, or -1 where all is well. */
 ssize_t utf8_first_bad(const char *data, size_t len);
 
 #endif
