@@ -83,6 +83,24 @@ tsan: deps
 	@$(MAKE) --no-print-directory BUILD=build/tsan CC=clang OPT="-O1 -g -fno-omit-frame-pointer" \
 	  SAN=-fsanitize=thread check
 
+# Each parser's fuzz target, FUZZ_SECONDS long. The corpus stays and grows in $(BUILD)/fuzz.
+FUZZ_SECONDS ?= 60
+FUZZERS := $(patsubst tests/fuzz/fuzz_%.c,%,$(wildcard tests/fuzz/fuzz_*.c))
+fuzz:
+	@$(MAKE) --no-print-directory BUILD=$(BUILD)/fuzz CC=clang OPT="-O1 -g -fno-omit-frame-pointer" \
+	  SAN="-fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined" \
+	  $(FUZZERS:%=run-fuzz-%)
+run-fuzz-%: $(BUILD)/fuzz_%
+	@mkdir -p $(BUILD)/corpus/$* $(BUILD)/seeds/$*
+	@$(PYTHON) tests/fuzz/make_seeds $(BUILD)/seeds
+	@$< -max_total_time=$(FUZZ_SECONDS) -max_len=8192 -timeout=5 -rss_limit_mb=1024 -print_final_stats=1 \
+	  $(patsubst %,-dict=%,$(wildcard tests/fuzz/$*.dict)) -artifact_prefix=$(BUILD)/ \
+	  $(BUILD)/corpus/$* $(BUILD)/seeds/$* >$<.log 2>&1 || { tail -n 40 $<.log; exit 1; }
+	@sed -n 's/^stat::number_of_executed_units: */fuzz_$*: inputs tried without a failure: /p' $<.log
+.SECONDARY:
+$(BUILD)/fuzz_%: $(BUILD)/tests/fuzz/fuzz_%.o $(BUILD)/libproto.a
+	$(CC) -fsanitize=fuzzer $(LDFLAGS_ALL) -o $@ $^ $(LIBS)
+
 clean:
 	rm -rf $(BUILD)
 

@@ -219,8 +219,13 @@ static int decode_created_at(struct decoder *d, struct conversation_fields *ret)
                     value_type_name(v.type));
     /* A number beyond int64 is out of range in any case. */
     ms = v.type == VALUE_UINT && v.as_uint > INT64_MAX ? INT64_MAX : v.as_int;
-    seconds = ms / 1000 - (ms % 1000 < 0);
-    return set_timestamp(d, seconds, (uint32_t)(ms - seconds * 1000) * 1000000, ret);
+    seconds = ms / 1000;
+    ms %= 1000;
+    if (ms < 0) {
+        seconds--;
+        ms += 1000;
+    }
+    return set_timestamp(d, seconds, (uint32_t)ms * 1000000, ret);
 }
 
 static int decode_field(struct decoder *d, enum field field, struct conversation_fields *ret)
