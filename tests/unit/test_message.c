@@ -8,6 +8,7 @@
 #include <stdlib.h>
 
 #include "proto/message.h"
+#include "proto/reply.h"
 
 #define LITERAL(text) (text), sizeof(text) - 1
 
@@ -558,6 +559,35 @@ static void the_reader_stands_behind_a_conversation(void **state)
     assert_int_equal(r.end - r.at, 1);
 }
 
+/* The bytes that PROTOCOL.md shows: request and answer. */
+static void the_protocols_worked_example_holds(void **state)
+{
+    static const char request[] =
+        "\x94\x00\x01\xa5store\x91\x84\xa7user_id\xa2u1\xa8platform\xa3web\xaatranscript"
+        "\xa8user: hi\xa2id\xd9\x24"
+        "019abcde-f012-7345-8678-9abcdef01234";
+    static const char answer[] = "\x94\x01\x01\xc0\x81\xa2id\xd9\x24"
+                                 "019abcde-f012-7345-8678-9abcdef01234";
+    msgpack_sbuffer sbuf;
+    msgpack_packer pk;
+    struct message m;
+
+    (void)state;
+    assert_int_equal(sizeof request - 1, 96);
+    assert_int_equal(parse(LITERAL(request), &m), 0);
+    assert_int_equal(conversation_decode(&m.params, "conversation", &json, &fields, &err), 0);
+    assert_true(slice_equals(fields.transcript, "user: hi"));
+    msgpack_sbuffer_init(&sbuf);
+    msgpack_packer_init(&pk, &sbuf, msgpack_sbuffer_write);
+    reply_begin(&pk, m.msgid);
+    msgpack_pack_map(&pk, 1);
+    pack_str(&pk, "id");
+    pack_id(&pk, fields.id);
+    assert_int_equal(sbuf.size, sizeof answer - 1);
+    assert_memory_equal(sbuf.data, answer, sbuf.size);
+    msgpack_sbuffer_destroy(&sbuf);
+}
+
 /* Options. */
 
 static int store_options(const void *bytes, size_t len, struct store_options *ret)
@@ -686,6 +716,7 @@ int main(void)
         cmocka_unit_test(unknown_and_duplicate_keys_are_named),
         cmocka_unit_test(other_things_than_maps_are_refused),
         cmocka_unit_test(the_reader_stands_behind_a_conversation),
+        cmocka_unit_test(the_protocols_worked_example_holds),
         cmocka_unit_test(options_are_decoded),
         cmocka_unit_test(other_options_are_refused),
         cmocka_unit_test(flush_takes_a_timeout_only),

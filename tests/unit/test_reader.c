@@ -100,7 +100,7 @@ static void random_values_read_as_msgpack_reads_them(void **state)
 {
     (void)state;
     srandom(30);
-    for (int i = 0; i < 3000; i++) {
+    for (int i = 0; i < 1000; i++) {
         msgpack_sbuffer sbuf;
         msgpack_packer pk;
 

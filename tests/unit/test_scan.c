@@ -119,7 +119,7 @@ static void random_values_end_where_msgpack_ends_them(void **state)
 {
     (void)state;
     srandom(20);
-    for (int i = 0; i < 3000; i++) {
+    for (int i = 0; i < 1000; i++) {
         msgpack_sbuffer sbuf;
         msgpack_packer pk;
         size_t first, found = 0;
