@@ -323,6 +323,17 @@ static void sixty_four_levels_pass_and_no_more(void **state)
     assert_int_equal(convert_nested(10000, false), -1);
 }
 
+/* Depth is what is open at once: a hundred arrays side by side are one level. */
+static void closed_levels_do_not_count(void **state)
+{
+    char bytes[6 + 200] = "\x81\xa1k\xdc\x00\x64";
+
+    (void)state;
+    for (int i = 0; i < 100; i++)
+        memcpy(bytes + 6 + 2 * i, "\x91\x80", 2);
+    assert_int_equal(convert(bytes, sizeof bytes), 0);
+}
+
 /* {"k":"xxx…"} whose JSON has json_len bytes. */
 static int convert_sized(size_t json_len)
 {
@@ -410,6 +421,7 @@ int main(void)
         cmocka_unit_test(doubles_are_short_and_exact),
         cmocka_unit_test(floats_keep_their_nine_digits),
         cmocka_unit_test(sixty_four_levels_pass_and_no_more),
+        cmocka_unit_test(closed_levels_do_not_count),
         cmocka_unit_test(the_json_is_limited),
         cmocka_unit_test(hostile_nesting_costs_bounded_work),
         cmocka_unit_test(the_buffer_is_used_again),

@@ -128,6 +128,7 @@ static void every_encoding_of_an_integer_is_read(void **state)
         {"\xcd\x00\x05", 3, 5},
         {"\xce\x00\x00\x00\x05", 5, 5},
         {"\xcf\x00\x00\x00\x00\x00\x00\x00\x05", 9, 5},
+        {"\xd0\x00", 2, 0},
         {"\xd0\x05", 2, 5},
         {"\xd1\x00\x05", 3, 5},
         {"\xd2\x00\x00\x00\x05", 5, 5},
