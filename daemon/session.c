@@ -170,7 +170,7 @@ static void session_finish(struct session *s)
         reply_error(session_reply(s), farewell->has_msgid, farewell->msgid, &farewell->error);
         free(farewell);
     }
-    if (s->out.size == 0 && s->unsent == 0)
+    if (s->out.size == 0 && s->unsent == 0 && !s->out_short)
         session_close(s);
 }
 
@@ -243,6 +243,11 @@ static void session_flush(struct session *s)
     uv_buf_t buffer = uv_buf_init(s->out.data, (unsigned)s->out.size);
     int written = UV_EAGAIN;
 
+    if (s->out_short) {
+        log_error("session.closed reason=\"out of memory\"");
+        session_close(s);
+        return;
+    }
     if (s->out.size == 0)
         return;
     if (s->unsent == 0)
@@ -272,6 +277,15 @@ void sessions_flush(struct sessions *set)
 static void on_prepare(uv_prepare_t *prepare)
 {
     sessions_flush(prepare->data);
+}
+
+static int pack_out(void *data, const char *bytes, size_t len)
+{
+    struct session *s = data;
+
+    if (msgpack_sbuffer_write(&s->out, bytes, len) != 0)
+        s->out_short = true;
+    return 0;
 }
 
 msgpack_packer *session_reply(struct session *s)
@@ -550,7 +564,7 @@ int session_accept(struct sessions *set, uv_stream_t *listener, bool control)
     s->control = control;
     scan_reset(&s->scan);
     msgpack_sbuffer_init(&s->out);
-    msgpack_packer_init(&s->packer, &s->out, msgpack_sbuffer_write);
+    msgpack_packer_init(&s->packer, s, pack_out);
     rc = uv_pipe_init(set->loop, &s->pipe, 0);
     if (rc != 0) {
         free(s);
