@@ -13,12 +13,14 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/queue.h>
 
 #include "daemon/backoff.h"
+#include "daemon/embedding_text.h"
 #include "daemon/handoff.h"
 #include "daemon/log.h"
 
@@ -38,6 +40,7 @@ struct batch {
     struct batcher *batcher;
     enum batch_state state;
     unsigned suspect_failures;
+    unsigned lost_in_flight; /* times that the connection went with this batch on it */
     char suspect_sqlstate[6];
     uint64_t resume_at_ms;
     uint64_t duration_ns;        /* of the last write */
@@ -68,6 +71,7 @@ struct batcher {
     unsigned writing;
     size_t processing;
     size_t processing_bytes;
+    uint64_t without_vector; /* rows that went into embedding_backlog */
     enum database_state database;
     unsigned failures; /* of the database, since it last answered */
     char last_error[288];
@@ -202,7 +206,7 @@ static void write_batch(struct batch *batch)
 
 static void on_vectors(struct embedding_order *order)
 {
-    struct batch *batch = order->owner;
+    struct batch *batch = (struct batch *)((char *)order - offsetof(struct batch, order));
     size_t count = 0;
 
     for (size_t i = 0; i < batch->write.count; i++)
@@ -238,7 +242,10 @@ static void settle_rows(struct batch *batch)
     for (size_t i = 0; i < batch->write.count; i++) {
         struct conversation *c = rows[i].conversation;
         bool settled = rows[i].verdict != ROW_PENDING;
+        bool has_vector = v < batch->write.vector_count && batch->vectors[v].row == i;
 
+        b->without_vector +=
+            rows[i].verdict == ROW_STORED && !has_vector && b->config.writer.model.dimension > 0;
         for (; v < batch->write.vector_count && batch->vectors[v].row == i; v++)
             if (!settled) {
                 batch->vectors[vectors] = batch->vectors[v];
@@ -327,6 +334,8 @@ static void on_outcome(struct batch *batch)
         break;
     case WRITE_UNREACHABLE:
         mark_replayed(batch);
+        if (w->lost_in_flight && ++batch->lost_in_flight >= SUSPECT_TRIES)
+            batch->write.isolate = true; /* a row in it may kill its backend each time */
         set_database(b, DATABASE_DOWN, w->sqlstate, w->error);
         pause_batch(batch, backoff_ms(++b->failures, RETRY_BASE_MS, RETRY_CAP_MS));
         break;
@@ -453,6 +462,7 @@ struct batcher_status batcher_status(const struct batcher *b)
     struct batcher_status status = {.queued = b->backlog.count,
                                     .processing = b->processing,
                                     .bytes = b->backlog.bytes + b->processing_bytes,
+                                    .without_vector = b->without_vector,
                                     .batches = b->batch_count,
                                     .database = b->database,
                                     .last_error = b->last_error,

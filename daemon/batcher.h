@@ -44,6 +44,7 @@ struct batcher_status {
     size_t processing;         /* in batches */
     size_t bytes;              /* of both */
     int64_t oldest_arrived_us; /* of both; 0: none */
+    uint64_t without_vector;   /* rows written without one, since the start */
     unsigned batches;
     enum database_state database;
     const char *last_error; /* of the database; "" when all is well */

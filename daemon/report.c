@@ -2,6 +2,7 @@
  */
 #include "daemon/report.h"
 
+#include <stdlib.h>
 #include <time.h>
 
 #include "daemon/server.h"
@@ -63,10 +64,10 @@ static void pack_alert(msgpack_packer *pk, const char *name, const char *severit
 
 /* health and alerts: what a person must know now. */
 static void pack_health(msgpack_packer *pk, const struct batcher_status *batcher,
-                        const struct embedding_status *embedding)
+                        const struct embedding_stage_stats *embedding)
 {
     bool database = batcher->database == DATABASE_DOWN || batcher->database == DATABASE_STOPPED;
-    bool embedder = embedding->failing;
+    bool embedder = embedding->state == EMBEDDING_FAILING;
     bool fsync_off = batcher->found.fsync_off;
 
     pack_text(pk, "health", database ? "critical" : embedder || fsync_off ? "warning" : "healthy");
@@ -82,17 +83,17 @@ static void pack_health(msgpack_packer *pk, const struct batcher_status *batcher
                    "the server runs with fsync=off: a crash there can lose committed rows");
 }
 
-static void pack_cache(msgpack_packer *pk, const struct embedding_status *embedding)
+static void pack_cache(msgpack_packer *pk, const struct embedding_stage_stats *embedding)
 {
-    uint64_t looked_up = embedding->cache_hits + embedding->cache_misses;
+    uint64_t looked_up = embedding->cache.hits + embedding->cache.misses;
 
     pack_str(pk, "cache");
     msgpack_pack_map(pk, 4);
-    pack_number(pk, "entries", embedding->cache_entries);
-    pack_number(pk, "hits", embedding->cache_hits);
-    pack_number(pk, "misses", embedding->cache_misses);
+    pack_number(pk, "entries", embedding->cache.entries);
+    pack_number(pk, "hits", embedding->cache.hits);
+    pack_number(pk, "misses", embedding->cache.misses);
     pack_str(pk, "hit_rate");
-    msgpack_pack_double(pk, looked_up > 0 ? (double)embedding->cache_hits / (double)looked_up : 0);
+    msgpack_pack_double(pk, looked_up > 0 ? (double)embedding->cache.hits / (double)looked_up : 0);
 }
 
 static void pack_database(msgpack_packer *pk, const struct batcher_status *batcher)
@@ -105,13 +106,26 @@ static void pack_database(msgpack_packer *pk, const struct batcher_status *batch
     pack_text(pk, "pgvector", batcher->found.pgvector_version);
 }
 
+static const char *embedding_state_text(enum embedding_state state)
+{
+    switch (state) {
+    case EMBEDDING_OFF:
+        return "off";
+    case EMBEDDING_OK:
+        return "ok";
+    case EMBEDDING_FAILING:
+        return "failing";
+    }
+    abort();
+}
+
 static void pack_embedding(msgpack_packer *pk, const struct server *server,
-                           const struct embedding_status *embedding)
+                           const struct embedding_stage_stats *embedding)
 {
     pack_str(pk, "embedding");
     msgpack_pack_map(pk, 5);
     pack_text(pk, "provider", server->config->embedding.provider);
-    pack_text(pk, "state", embedding->failing ? "failing" : "ok");
+    pack_text(pk, "state", embedding_state_text(embedding->state));
     pack_text(pk, "last_error", embedding->last_error);
     pack_number(pk, "requests", embedding->requests);
     pack_number(pk, "inputs", embedding->inputs);
@@ -148,17 +162,19 @@ static void pack_counters(msgpack_packer *pk, const struct server *server,
     pack_number(pk, "duplicates", stats->duplicates);
     pack_number(pk, "replayed", stats->replayed);
     pack_number(pk, "rejected", stats->rejected);
+    pack_number(pk, "embedding_backlog", batcher->without_vector);
     pack_number(pk, "oldest_queued_ms", age_ms(batcher->oldest_arrived_us));
 }
 
 void report_stats(const struct server *server, struct session *s, uint32_t msgid)
 {
     struct batcher_status batcher = batcher_status(server->batcher);
-    struct embedding_status embedding = embedding_stage_status(server->embedding);
+    struct embedding_stage_stats embedding;
     msgpack_packer *pk = session_reply(s);
 
+    embedding_stage_stats(server->embedding, &embedding);
     reply_begin(pk, msgid);
-    msgpack_pack_map(pk, 18);
+    msgpack_pack_map(pk, 19);
     pack_counters(pk, server, &batcher);   /* 12 */
     pack_health(pk, &batcher, &embedding); /* 2 */
     pack_cache(pk, &embedding);

@@ -12,6 +12,7 @@
 #include <systemd/sd-daemon.h>
 #include <unistd.h>
 
+#include "daemon/embedding_model.h"
 #include "daemon/listener.h"
 #include "daemon/log.h"
 #include "daemon/rpc.h"
@@ -118,12 +119,22 @@ static void on_write(void *owner, uint64_t duration_ns, enum write_outcome outco
     stats_record(&server->stats, OPERATION_BATCH_INSERT, duration_ns, outcome == WRITE_DONE);
 }
 
-static void on_embedding_request(void *owner, uint64_t duration_ns, size_t inputs, bool ok)
+static void on_embedding_request(void *context, uint64_t duration_ns, size_t inputs, bool ok)
 {
-    struct server *server = owner;
+    struct server *server = context;
 
     (void)inputs;
     stats_record(&server->stats, OPERATION_EMBEDDING, duration_ns, ok);
+}
+
+static void on_embedding_state(void *context, enum embedding_state state, const char *error)
+{
+    (void)context;
+    if (state == EMBEDDING_FAILING)
+        log_warning("embedder.failing error=\"%s\" advice=\"texts are stored without vectors\"",
+                    error);
+    else
+        log_info("embedder.ok");
 }
 
 /* The end. */
@@ -136,16 +147,11 @@ static void on_part_closed(void *owner)
     server->closing--;
 }
 
-static void on_embedding_closed(void *owner)
-{
-    on_part_closed(owner);
-}
-
 static void on_batcher_closed(void *owner)
 {
     struct server *server = owner;
 
-    embedding_stage_close(server->embedding, on_embedding_closed);
+    embedding_stage_close(server->embedding, on_part_closed, server);
 }
 
 static void close_listeners(struct server *server)
@@ -275,6 +281,21 @@ static int start_sessions(struct server *server)
     return sessions_new(server->loop, &limits, &callbacks, server, &server->sessions);
 }
 
+static int start_embedding(struct server *server, char *error)
+{
+    struct embedding_stage_hooks hooks = {
+        .context = server, .on_request_done = on_embedding_request, .on_state = on_embedding_state};
+    int rc;
+
+    if (embedding_model_resolve(server->config, &server->model, error) != 0)
+        return -1;
+    rc = embedding_stage_start(server->loop, server->config, &server->model, &hooks,
+                               &server->embedding);
+    if (rc != 0)
+        snprintf(error, ERROR_BYTES, "embed workers: %s", uv_strerror(rc));
+    return rc;
+}
+
 static int start_batcher(struct server *server)
 {
     static const struct batcher_callbacks callbacks = {.on_row = on_row, .on_write = on_write};
@@ -291,7 +312,7 @@ static int start_batcher(struct server *server)
         .max_attempts = (unsigned)config->batch.max_attempts,
         .writer = {.conninfo = config->database.conninfo,
                    .auto_migrate = config->database.auto_migrate,
-                   .model = *embedding_stage_model(server->embedding)},
+                   .model = server->model},
     };
 
     return batcher_start(server->loop, &batches, &callbacks, server, server->embedding,
@@ -323,8 +344,7 @@ int server_start(struct server *server, uv_loop_t *loop, const struct config *co
         snprintf(ret_error, ERROR_BYTES, "sessions: %s", uv_strerror(rc));
         return -1;
     }
-    if (embedding_stage_start(loop, config, on_embedding_request, server, &server->embedding,
-                              ret_error) != 0)
+    if (start_embedding(server, ret_error) != 0)
         return -1;
     rc = start_batcher(server);
     if (rc != 0) {

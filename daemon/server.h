@@ -33,6 +33,7 @@ struct server {
     struct sessions *sessions;
     struct listener *listener;
     struct listener *control_listener;
+    struct embedding_model model;
     struct embedding_stage *embedding;
     struct batcher *batcher;
     struct stats stats;

@@ -132,7 +132,7 @@ static int read_item(struct rpc *rpc, uint32_t index, struct item *item, struct 
 static int read_items(struct rpc *rpc, struct item **ret_items, uint32_t *ret_count,
                       size_t *ret_bytes, struct wire_error *err)
 {
-    struct value list;
+    struct value list = {0};
     struct item *items;
 
     if (reader_next(&rpc->message->params, &list) != 0 || list.type != VALUE_ARRAY)

@@ -88,8 +88,26 @@ void pgwriter_write(struct pgwriter *w, struct write_batch *batch)
     pthread_mutex_unlock(&lock);
 }
 
+/* Orders are answered from the loop, as the real stage does. */
 static struct embedding_order *held_order;
 static bool hold_orders;
+static uv_idle_t answering;
+static struct embedding_order *orders[16];
+static unsigned order_count;
+
+static void on_answering(uv_idle_t *idle)
+{
+    uv_idle_stop(idle);
+    while (order_count > 0) {
+        struct embedding_order *order = orders[--order_count];
+
+        for (size_t i = 0; i < order->count; i++) {
+            assert_non_null(order->items[i].text.data);
+            order->items[i].vector = vector_new(4);
+        }
+        order->on_done(order);
+    }
+}
 
 void embedding_stage_want(struct embedding_stage *stage, struct embedding_order *order)
 {
@@ -98,11 +116,8 @@ void embedding_stage_want(struct embedding_stage *stage, struct embedding_order 
         held_order = order;
         return;
     }
-    for (size_t i = 0; i < order->count; i++) {
-        assert_non_null(order->items[i].text.data);
-        order->items[i].vector = vector_new(4);
-    }
-    order->on_done(order);
+    orders[order_count++] = order;
+    uv_idle_start(&answering, on_answering);
 }
 
 void embedding_stage_cancel(struct embedding_stage *stage, struct embedding_order *order)
@@ -137,6 +152,7 @@ static void on_closed(void *owner)
 static void fixture_close(struct fixture *f)
 {
     uv_close((uv_handle_t *)&f->guard, NULL);
+    uv_close((uv_handle_t *)&answering, NULL);
     batcher_close(f->batcher, on_closed);
 }
 
@@ -183,6 +199,7 @@ static struct fixture *fixture_new(size_t batch_size, uint64_t batch_timeout_ms)
     uv_loop_init(&f->loop);
     uv_timer_init(&f->loop, &f->guard);
     uv_timer_start(&f->guard, on_guard, 20000, 0);
+    uv_idle_init(&f->loop, &answering);
     assert_int_equal(batcher_start(&f->loop, &config, &callbacks, f, NULL, &f->batcher), 0);
     return f;
 }
