@@ -1,0 +1,22 @@
+"""Time limits of the tests: TEST_TIME_SCALE stretches all of them (sanitizers, valgrind, a busy
+machine). A limit is there to end a hang, so nothing gets slower by a long one."""
+import os
+import time
+
+SCALE = float(os.environ.get("TEST_TIME_SCALE", "1"))
+
+
+def scaled(seconds):
+    return seconds * SCALE
+
+
+def eventually(condition, seconds=10.0, what="the condition"):
+    """Calls condition until it is true and returns its value; AssertionError after the time."""
+    deadline = time.monotonic() + scaled(seconds)
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() >= deadline:
+            raise AssertionError(f"{what} did not come true within {scaled(seconds):.0f} s")
+        time.sleep(0.02)
