@@ -21,6 +21,7 @@ obj = $(patsubst %.c,$(BUILD)/%.o,$(1))
 PROTO := $(call obj,$(wildcard proto/*.c))
 DAEMON := $(call obj,$(filter-out daemon/main.c,$(wildcard daemon/*.c)))
 CTL := $(call obj,$(wildcard client/convstorectl*.c))
+CLIENT := $(filter-out $(CTL),$(call obj,$(wildcard client/*.c)))
 UNITS := $(patsubst tests/unit/%.c,$(BUILD)/tests/%,$(wildcard tests/unit/test_*.c))
 BENCHES := $(patsubst tests/bench/%.c,$(BUILD)/%,$(wildcard tests/bench/*.c))
 ARCHIVES := $(BUILD)/libdaemon.a $(BUILD)/libconvstore.a $(BUILD)/libproto.a
@@ -49,12 +50,12 @@ $(BUILD)/convstored $(BUILD)/convstorectl $(BENCHES):
 $(UNITS):
 	@mkdir -p $(@D)
 	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS) -lcmocka
-$(BUILD)/libconvstore.so: $(BUILD)/client/convstore.o $(BUILD)/libproto.a client/convstore.map
+$(BUILD)/libconvstore.so: $(CLIENT) $(BUILD)/libproto.a client/convstore.map
 	$(CC) -shared $(SAN) -Wl,-z,relro,-z,now -Wl,-soname,libconvstore.so.1 \
 	  -Wl,--version-script=client/convstore.map -o $@ $(filter-out %.map,$^) -lmsgpackc
 $(BUILD)/libproto.a: $(PROTO)
 $(BUILD)/libdaemon.a: $(DAEMON)
-$(BUILD)/libconvstore.a: $(BUILD)/client/convstore.o
+$(BUILD)/libconvstore.a: $(CLIENT)
 %.a:
 	@rm -f $@
 	ar rcs $@ $^
