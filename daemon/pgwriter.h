@@ -50,14 +50,14 @@ struct write_vector {
 
 enum write_outcome {
     WRITE_DONE,  /* committed: each row has its verdict */
-    WRITE_RETRY, /* passing trouble while connected (40, lock time-out, 53): the whole batch again,
-                    after a pause */
+    WRITE_RETRY, /* passing trouble while connected (40, lock time-out, 53, 25006): the whole batch
+                    again, after a pause */
     WRITE_UNREACHABLE, /* no connection, or it was lost (08, 57, 58): the same, and others need not
                           try meanwhile */
-    WRITE_SUSPECT, /* failed in a way that may be one row's fault (22, 23, 54, XX, backend died):
-                      try isolated */
-    WRITE_STOPPED, /* schema or permission trouble (42, 28, 3F, 25006, wrong encoding or version):
-                      nobody can write now */
+    WRITE_SUSPECT, /* failed in a way that may be one row's fault (22, 23, 54, XX and unknown ones;
+                      isolated: its backend died of it): try isolated */
+    WRITE_STOPPED, /* schema or permission trouble (42, 28, 3D, 3F, wrong encoding or version), or
+                      dead letters that cannot be written: nobody can write now */
 };
 
 struct write_batch {
@@ -70,9 +70,13 @@ struct write_batch {
     bool last_attempt; /* isolate: a row that fails now for whatever reason of its own is
                           dead-lettered */
 
-    enum write_outcome outcome; /* out */
-    char sqlstate[6];           /* out: "" on success or where there is none */
-    char error[256];            /* out: for logs and stats; no row content */
+    /* Out. The rows' verdicts hold whatever the outcome is: one that is not ROW_PENDING is done
+     * with, the others go again. */
+    enum write_outcome outcome;
+    bool lost_in_flight; /* out: the server took the batch and then went away without a word,
+                            as a backend does that dies of it; twice alike is suspect */
+    char sqlstate[6];    /* out: "" on success or where there is none */
+    char error[256];     /* out: for logs and stats; no row content */
 };
 
 struct pgwriter;
@@ -93,6 +97,8 @@ struct pgwriter_found {
     int server_version;
     char pgvector_version[32];
     bool fsync_off;
+    bool vectors_are_real;       /* convstore.embeddings has no pgvector type */
+    bool synchronous_commit_off; /* the server would not turn it on */
 };
 struct pgwriter_found pgwriter_found(const struct pgwriter *w);
 

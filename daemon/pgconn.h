@@ -1,0 +1,65 @@
+/* A connection to PostgreSQL as this daemon wants it: how it is made, its settings, waiting with a
+ * deadline, and what an error means for the caller. Any one thread; blocks it. */
+#ifndef DAEMON_PGCONN_H
+#define DAEMON_PGCONN_H
+
+#include <stdbool.h>
+
+#include <libpq-fe.h>
+
+/* What to do about an error. */
+enum pg_fault {
+    PG_FAULT_NONE,
+    PG_FAULT_PASSING,     /* 40, 53, lock or statement time-out: again after a pause */
+    PG_FAULT_STALE,       /* the session no longer fits (prepared statement gone, read-only after a
+                             failover): again on a new connection */
+    PG_FAULT_UNREACHABLE, /* 08, 57P, 58, no answer: the connection is gone or of no use */
+    PG_FAULT_DATA,        /* 22, 23, 54, XX and all others: may be the fault of one row */
+    PG_FAULT_STOPPED,     /* 42, 28, 3D, 3F: a person must look */
+};
+
+struct pg_error {
+    enum pg_fault fault;
+    char sqlstate[6]; /* "" where there is none */
+    char text[256]; /* the server's primary message (never DETAIL, which shows rows), or libpq's */
+};
+
+/* What a new connection found. */
+struct pgconn_settings {
+    bool fsync_off;
+    bool synchronous_commit_off; /* it stayed off although it was set */
+};
+
+/* Connects to the first host of conninfo that answers and takes writes, and sets the session up.
+ * Each host has connect_timeout seconds (10 by default). 0 with the connection in non-blocking
+ * mode, outside pipeline mode; or -1 with *err. */
+int pgconn_open(const char *conninfo, PGconn **ret, struct pgconn_settings *ret_settings,
+                struct pg_error *err) __attribute__((warn_unused_result));
+
+/* False when the server has ended the connection while it was idle. */
+bool pgconn_alive(PGconn *conn);
+
+/* One round trip outside pipeline mode; params are text, NULL for none. 0 with the last result
+ * (PQclear is the caller's), or -1 with *err. */
+int pgconn_query(PGconn *conn, const char *sql, int param_count, const char *const *params,
+                 PGresult **ret, struct pg_error *err) __attribute__((warn_unused_result));
+
+/* Sends what libpq has queued, and reads meanwhile, so that neither side can wait for the other.
+ * 0, or -1 with *err. */
+int pgconn_flush(PGconn *conn, struct pg_error *err) __attribute__((warn_unused_result));
+
+/* The next result (NULL: PQgetResult's own NULL). 0; or -1 with *err when the server has been
+ * silent for too long; an error that came as a result is the caller's to see. */
+int pgconn_next(PGconn *conn, PGresult **ret, struct pg_error *err)
+    __attribute__((warn_unused_result));
+
+/* Fills *err from a failed result, or from the connection's own state. */
+void pg_error_from_result(struct pg_error *err, const PGresult *result);
+void pg_error_from_conn(struct pg_error *err, PGconn *conn);
+void pg_error_set(struct pg_error *err, enum pg_fault fault, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+
+/* The class of a SQLSTATE. */
+enum pg_fault pg_fault_of(const char *sqlstate);
+
+#endif

@@ -1,0 +1,224 @@
+/* Parameters in PostgreSQL's binary format. Everything in it is big-endian.
+ *
+ * An array is: dimensions, a has-nulls flag, the element type, then length and lower bound of each
+ * dimension, then the elements, each with its length (-1 for NULL).
+ */
+#include "daemon/pgencode.h"
+
+#include <assert.h>
+#include <endian.h>
+#include <errno.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* 2000-01-01, where PostgreSQL counts from. */
+#define PG_EPOCH_US INT64_C(946684800000000)
+#define CAPACITY_MIN 65536
+
+void pgparams_done(struct pgparams *p)
+{
+    free(p->data);
+    memset(p, 0, sizeof *p);
+}
+
+void pgparams_reset(struct pgparams *p)
+{
+    p->len = 0;
+    p->count = 0;
+    p->failed = false;
+}
+
+/* Room for len more bytes at the end, or NULL. */
+static uint8_t *reserve(struct pgparams *p, size_t len)
+{
+    size_t capacity = p->capacity > 0 ? p->capacity : CAPACITY_MIN;
+    uint8_t *data;
+
+    if (p->failed || len > INT_MAX || p->len > INT_MAX - len) {
+        p->failed = true;
+        return NULL;
+    }
+    while (capacity < p->len + len)
+        capacity *= 2;
+    if (capacity > p->capacity) {
+        data = realloc(p->data, capacity);
+        if (data == NULL) {
+            p->failed = true;
+            return NULL;
+        }
+        p->data = data;
+        p->capacity = capacity;
+    }
+    p->len += len;
+    return p->data + p->len - len;
+}
+
+static uint8_t *put_int4(uint8_t *at, uint32_t value)
+{
+    uint32_t big = htobe32(value);
+
+    memcpy(at, &big, sizeof big);
+    return at + sizeof big;
+}
+
+static void open_param(struct pgparams *p)
+{
+    assert(p->count < PGPARAMS_MAX);
+    p->start[p->count++] = p->len;
+}
+
+void pgparams_int2(struct pgparams *p, int16_t value)
+{
+    uint16_t big = htobe16((uint16_t)value);
+    uint8_t *at;
+
+    open_param(p);
+    at = reserve(p, sizeof big);
+    if (at != NULL)
+        memcpy(at, &big, sizeof big);
+}
+
+void pgparams_array(struct pgparams *p, Oid element, size_t count)
+{
+    uint8_t *at;
+
+    assert(count > 0 && count <= INT_MAX);
+    open_param(p);
+    at = reserve(p, 20);
+    if (at == NULL)
+        return;
+    at = put_int4(at, 1); /* dimensions */
+    at = put_int4(at, 1); /* may hold NULLs */
+    at = put_int4(at, element);
+    at = put_int4(at, (uint32_t)count);
+    put_int4(at, 1); /* lower bound */
+}
+
+/* Room for an element of len bytes behind its length. */
+static uint8_t *open_element(struct pgparams *p, size_t len)
+{
+    uint8_t *at = reserve(p, 4 + len);
+
+    return at != NULL ? put_int4(at, (uint32_t)len) : NULL;
+}
+
+static void add_null(struct pgparams *p)
+{
+    uint8_t *at = reserve(p, 4);
+
+    if (at != NULL)
+        put_int4(at, UINT32_MAX);
+}
+
+void pgparams_add(struct pgparams *p, const void *data, size_t len)
+{
+    uint8_t *at = open_element(p, len);
+
+    if (at != NULL && len > 0)
+        memcpy(at, data, len);
+}
+
+void pgparams_add_text(struct pgparams *p, struct slice text)
+{
+    if (text.data == NULL)
+        add_null(p);
+    else
+        pgparams_add(p, text.data, text.len);
+}
+
+void pgparams_add_jsonb(struct pgparams *p, struct slice json)
+{
+    uint8_t *at;
+
+    if (json.data == NULL) {
+        add_null(p);
+        return;
+    }
+    at = open_element(p, 1 + json.len);
+    if (at == NULL)
+        return;
+    at[0] = 1; /* jsonb's version */
+    memcpy(at + 1, json.data, json.len);
+}
+
+void pgparams_add_int4(struct pgparams *p, int32_t value)
+{
+    uint8_t *at = open_element(p, 4);
+
+    if (at != NULL)
+        put_int4(at, (uint32_t)value);
+}
+
+void pgparams_add_int8(struct pgparams *p, int64_t value)
+{
+    uint64_t big = htobe64((uint64_t)value);
+
+    pgparams_add(p, &big, sizeof big);
+}
+
+void pgparams_add_time(struct pgparams *p, int64_t us)
+{
+    int64_t since_2000;
+
+    /* The lowest number means -infinity to PostgreSQL: one above it is refused instead. */
+    if (__builtin_sub_overflow(us, PG_EPOCH_US, &since_2000) || since_2000 == INT64_MIN)
+        since_2000 = INT64_MIN + 1;
+    pgparams_add_int8(p, since_2000);
+}
+
+static uint32_t float_bits(float value)
+{
+    uint32_t bits;
+
+    memcpy(&bits, &value, sizeof bits);
+    return htobe32(bits);
+}
+
+void pgparams_add_vector(struct pgparams *p, const float *values, uint32_t dimension)
+{
+    uint8_t *at = open_element(p, 4 + (size_t)dimension * 4);
+    uint16_t head[2] = {htobe16((uint16_t)dimension), 0};
+
+    assert(dimension <= UINT16_MAX);
+    if (at == NULL)
+        return;
+    memcpy(at, head, sizeof head);
+    at += sizeof head;
+    for (uint32_t i = 0; i < dimension; i++) {
+        uint32_t bits = float_bits(values[i]);
+
+        memcpy(at + (size_t)i * 4, &bits, sizeof bits);
+    }
+}
+
+void pgparams_add_floats(struct pgparams *p, const float *values, size_t count)
+{
+    uint8_t *at = reserve(p, count * 8);
+
+    for (size_t i = 0; at != NULL && i < count; i++) {
+        uint32_t bits = float_bits(values[i]);
+
+        at = put_int4(at, 4);
+        memcpy(at, &bits, sizeof bits);
+        at += sizeof bits;
+    }
+}
+
+int pgparams_send(const struct pgparams *p, PGconn *conn, const char *statement)
+{
+    const char *values[PGPARAMS_MAX];
+    int lengths[PGPARAMS_MAX], formats[PGPARAMS_MAX];
+
+    if (p->failed)
+        return -ENOMEM;
+    for (size_t i = 0; i < p->count; i++) {
+        size_t end = i + 1 < p->count ? p->start[i + 1] : p->len;
+
+        values[i] = (const char *)p->data + p->start[i];
+        lengths[i] = (int)(end - p->start[i]);
+        formats[i] = 1;
+    }
+    return PQsendQueryPrepared(conn, statement, (int)p->count, values, lengths, formats, 1) ? 0
+                                                                                            : -EIO;
+}

@@ -1,0 +1,195 @@
+/* A batch row by row, because one of its rows is thought to be at fault. Runs on the writer's
+ * thread.
+ *
+ * The hard thing is to blame the right row. A refusal names its row by itself. A backend that dies
+ * does not: then the rows that were answered are settled, and the others go one at a time, so that
+ * the row in flight is the guilty one. A server that said good-bye first did not die of a row, and
+ * a lock or a full disk is no row's fault either: those end the call with the rest still pending.
+ */
+#include "daemon/pgwriter_internal.h"
+
+#include <string.h>
+#include <time.h>
+
+/* Rows in one pipeline: what is sent cannot be called back when the first answer says "locked". */
+#define WINDOW 16
+/* A backend's crash restarts the whole server: this often in one call, then the batcher waits. */
+#define DEATHS_MAX 3
+/* The server's recovery after a crash is waited for this long. */
+#define RECONNECT_WAIT_MS 5000
+#define RECONNECT_POLL_MS 200
+
+struct isolation {
+    struct pgwriter *w;
+    struct write_batch *batch;
+    struct pg_error *err; /* the first reason for rows that are left */
+    int deaths;
+    bool one_at_a_time;
+};
+
+static void keep_error(struct isolation *i, const struct pg_error *err)
+{
+    if (i->err->fault == PG_FAULT_NONE)
+        *i->err = *err;
+}
+
+/* Whether this may be the row's own fault when it is its last chance: a statement that took too
+ * long or too much memory. Locks, deadlocks, full disks are not. */
+static bool is_own_fault(const struct pg_error *err)
+{
+    return err->fault == PG_FAULT_DATA || strcmp(err->sqlstate, "57014") == 0 ||
+           strcmp(err->sqlstate, "53200") == 0;
+}
+
+/* The text alone, because its vector was refused or may have killed a backend. 0 when the row is
+ * dealt with, 1 when its backend died again, -1 when the call must end. */
+static int store_text_only(struct isolation *i, const uint32_t *row, const char *why)
+{
+    struct transaction t = {.rows = row, .count = 1, .no_vectors = why};
+    struct pg_error err;
+
+    if (pgwriter_run(i->w, i->batch, &t, 1, &err) != 0) {
+        if (!i->w->farewell && t.error.fault == PG_FAULT_NONE)
+            return 1;
+        keep_error(i, &err);
+        return -1;
+    }
+    if (t.committed)
+        return 0;
+    if (t.error.fault == PG_FAULT_DATA) {
+        pgwriter_refuse(i->w, *row, t.error.sqlstate, t.error.text);
+        return 0;
+    }
+    keep_error(i, &t.error);
+    return -1;
+}
+
+/* One answered transaction of one row. 0, or -1 when the call must end. */
+static int judge(struct isolation *i, const struct transaction *t)
+{
+    if (t->committed)
+        return 0;
+    if (t->error.fault == PG_FAULT_DATA && t->failed_at == STATEMENT_VECTORS) {
+        int ret = store_text_only(i, t->rows, t->error.text);
+
+        if (ret > 0) {
+            pg_error_set(i->err, PG_FAULT_UNREACHABLE, "the connection was lost");
+            ret = -1;
+        }
+        return ret;
+    }
+    if (t->error.fault == PG_FAULT_DATA || (i->batch->last_attempt && is_own_fault(&t->error))) {
+        pgwriter_refuse(i->w, t->rows[0], t->error.sqlstate, t->error.text);
+        return 0;
+    }
+    keep_error(i, &t->error);
+    return -1;
+}
+
+/* The server comes back after a crash, or not. */
+static int reconnect(struct isolation *i)
+{
+    struct pg_error err;
+
+    for (int waited_ms = 0;; waited_ms += RECONNECT_POLL_MS) {
+        if (pgwriter_connect(i->w, &err) == 0)
+            return 0;
+        if (err.fault != PG_FAULT_UNREACHABLE || waited_ms >= RECONNECT_WAIT_MS)
+            break;
+        nanosleep(&(struct timespec){.tv_nsec = RECONNECT_POLL_MS * 1000000L}, NULL);
+    }
+    keep_error(i, &err);
+    return -1;
+}
+
+/* This row was alone in flight when its backend died; the connection is made again. 0 to go on with
+ * the next row, -1 to end the call. */
+static int blame(struct isolation *i, const uint32_t *row)
+{
+    static const char reason[] = "the backend died of this row";
+    bool has_vectors = i->w->first_vector[*row] != i->w->first_vector[*row + 1];
+    struct pg_error death;
+    int ret = 1;
+
+    if (!i->batch->last_attempt) {
+        pg_error_set(&death, PG_FAULT_DATA, "%s", reason);
+        keep_error(i, &death);
+        return i->deaths < DEATHS_MAX ? 0 : -1;
+    }
+    /* It may have died of the vector, and that must not cost the text. */
+    if (has_vectors)
+        ret = store_text_only(i, row, reason);
+    if (ret == 1) {
+        pgwriter_refuse(i->w, *row, "57P02", reason);
+        if (has_vectors) {
+            i->deaths++;
+            ret = reconnect(i);
+        }
+    }
+    return ret >= 0 && i->deaths < DEATHS_MAX ? 0 : -1;
+}
+
+/* After the connection went with unanswered, the first row that it owed an answer, in flight. 0
+ * with a new connection where a row may be to blame, or -1. */
+static int go_on_after_loss(struct isolation *i, const struct transaction *unanswered,
+                            const struct pg_error *err)
+{
+    if (i->w->farewell || unanswered->error.fault != PG_FAULT_NONE) {
+        keep_error(i, unanswered->error.fault != PG_FAULT_NONE ? &unanswered->error : err);
+        return -1;
+    }
+    i->deaths++;
+    return reconnect(i);
+}
+
+/* The next rows in one pipeline; *next moves past those that were dealt with. 0, or -1. */
+static int isolate_window(struct isolation *i, size_t *next)
+{
+    struct transaction t[WINDOW + 1];
+    size_t left = i->batch->count - *next, most = i->one_at_a_time ? 1 : WINDOW;
+    size_t count = left < most ? left : most, answered = 0;
+    struct pg_error err;
+    bool lost;
+
+    memset(t, 0, sizeof t);
+    for (size_t k = 0; k < count; k++) {
+        t[k].rows = i->w->all + *next + k;
+        t[k].count = 1;
+    }
+    lost = pgwriter_run(i->w, i->batch, t, count, &err) != 0;
+    while (answered < count && t[answered].answered)
+        answered++;
+    if (lost && go_on_after_loss(i, &t[answered], &err) != 0)
+        return -1;
+    for (size_t k = 0; k < answered; k++)
+        if (judge(i, &t[k]) != 0)
+            return -1;
+    *next += answered;
+    if (!lost)
+        return 0;
+    if (i->one_at_a_time && answered < count) {
+        *next += 1;
+        return blame(i, t[answered].rows);
+    }
+    i->one_at_a_time = true;
+    return 0;
+}
+
+void pgwriter_isolate(struct pgwriter *w, struct write_batch *batch, struct pg_error *err)
+{
+    struct isolation i = {.w = w, .batch = batch, .err = err};
+    struct pg_error last;
+    size_t next = 0;
+
+    while (next < batch->count && isolate_window(&i, &next) == 0)
+        continue;
+    if (w->conn == NULL)
+        return;
+    if (pgwriter_resolve(w, batch, &last) != 0) {
+        keep_error(&i, &last);
+        return;
+    }
+    /* Dead letters that cannot be written matter more than what else is left. */
+    if (pgwriter_bury(w, batch, &last) != 0)
+        *err = last;
+}
