@@ -225,8 +225,9 @@ static void embed_batch(struct batch *batch)
     batch->state = BATCH_EMBEDDING;
     for (size_t i = 0; i < batch->write.count; i++)
         batch->items[i].text = embedding_text(batch->write.rows[i].conversation);
-    batch->order = (struct embedding_order){
-        .items = batch->items, .count = batch->write.count, .on_done = on_vectors, .owner = batch};
+    batch->order.items = batch->items;
+    batch->order.count = batch->write.count;
+    batch->order.on_done = on_vectors;
     embedding_stage_want(batch->batcher->embedding, &batch->order);
 }
 

@@ -53,6 +53,7 @@ struct session {
     bool consuming;        /* inside consume(): an answer given there must not start another one */
     unsigned in_flight;    /* requests whose reply is due */
     msgpack_sbuffer out;   /* packed, not yet given to the socket */
+    bool out_short;        /* memory ran out in the middle of a reply: nothing more may be sent */
     size_t unsent;         /* given to libuv, not yet taken by the socket */
     msgpack_packer packer; /* writes to out */
     struct farewell *farewell;

@@ -182,7 +182,7 @@ void store_many_handle(struct rpc *rpc)
     struct call *call = NULL;
     struct wire_error err;
     uint32_t count = 0;
-    size_t bytes;
+    size_t bytes = 0;
 
     if (read_items(rpc, &items, &count, &bytes, &err) != 0 ||
         read_options(rpc, &options, &err) != 0 ||

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "daemon/batcher.h"
+#include "daemon/embedding_text.h"
 
 #define MAX_WRITES 4096
 
