@@ -413,7 +413,8 @@ def main():
     if Running.interrupted:
         print("interrupted; what the tests had started is ended")
         return 130
-    counts = {state: sum(t.status == state for t in tests) for state in ("passed", "failed", "skipped")}
+    states = ("passed", "failed", "skipped")
+    counts = {state: sum(t.status == state for t in tests) for state in states}
     if counts["failed"]:
         print("failed: " + ", ".join(t.name for t in tests if t.status == "failed"))
     print(f"{counts['passed']} passed, {counts['failed']} failed" +

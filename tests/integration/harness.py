@@ -228,7 +228,7 @@ class Daemon:
         """Waits until everything acknowledged so far is a row or a dead letter."""
         with self.control(timeout=seconds + 5) as client:
             result = client.request("flush", {"timeout_ms": int(scaled(seconds) * 1000)})
-        if not result["flushed"]:
+        if result["remaining"] > 0:
             raise AssertionError(f"flush left {result['remaining']}; log:\n{self.log_tail()}")
         return result
 
@@ -239,10 +239,10 @@ class Daemon:
     def ctl(self, *arguments, stdin=None, seconds=60, control=False):
         """Runs convstorectl on this daemon's socket; a CompletedProcess with text output."""
         path = self.control_socket if control else self.socket
-        return subprocess.run([str(BUILD / "convstorectl"), "--socket", str(path), *map(str, arguments)],
-                              input=stdin, stdin=None if stdin is not None else subprocess.DEVNULL,
-                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                              timeout=scaled(seconds), env=clean_environment(), check=False)
+        command = [str(BUILD / "convstorectl"), "--socket", str(path), *map(str, arguments)]
+        given = {"input": stdin} if stdin is not None else {"stdin": subprocess.DEVNULL}
+        return subprocess.run(command, capture_output=True, text=True, timeout=scaled(seconds),
+                              env=clean_environment(), check=False, **given)
 
     def memory(self):
         """(resident bytes now, the most so far)."""
@@ -338,7 +338,9 @@ class Scenario(unittest.TestCase):
 
 def clean_up(directory):
     """Ends what a killed test process left in a directory: daemons and PostgreSQL servers."""
-    for pid_file in pathlib.Path(directory).rglob("daemon.pid"):
+    pid_files = [path for name in ("daemon.pid", "convstored.pid")  # a Daemon's; that of make run
+                 for path in pathlib.Path(directory).rglob(name)]
+    for pid_file in pid_files:
         pid = int(pid_file.read_text())
         try:
             words = pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")

@@ -17,6 +17,7 @@ class MakeRun(Scenario):
     def setUp(self):
         super().setUp()
         self.where = self.directory / "run"
+        self.command = [str(ROOT / "tests" / "setup" / "run"), str(BUILD), str(self.where)]
         self.samples = SAMPLES.read_bytes().count(b"\n")
         self.runs = []
         self.addCleanup(self.end_everything)
@@ -25,9 +26,8 @@ class MakeRun(Scenario):
         """Starts it and waits for its last line; (process, what it printed)."""
         output = self.directory / f"output-{len(self.runs)}"
         with open(output, "wb") as sink:
-            process = subprocess.Popen([str(ROOT / "tests" / "setup" / "run"), str(BUILD), str(self.where)],
-                                       stdin=subprocess.DEVNULL, stdout=sink, stderr=sink,
-                                       env=clean_environment())
+            process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stdout=sink,
+                                       stderr=sink, env=clean_environment())
         self.runs.append(process)
         eventually(lambda: READY in output.read_text() or process.poll() is not None, 60, "make run")
         self.assertIsNone(process.poll(), output.read_text())
@@ -82,9 +82,8 @@ class MakeRun(Scenario):
         self.end(process, signal.SIGKILL)
         process, output = self.run_until_ready()
         self.assertIn(f"process {orphan}", output.read_text())
-        refused = subprocess.run([str(ROOT / "tests" / "setup" / "run"), str(BUILD), str(self.where)],
-                                 stdin=subprocess.DEVNULL, capture_output=True, text=True,
-                                 timeout=scaled(30), check=False)
+        refused = subprocess.run(self.command, stdin=subprocess.DEVNULL, capture_output=True,
+                                 text=True, timeout=scaled(30), check=False)
         self.assertEqual(refused.returncode, 1)
         self.assertIn(f"process {process.pid}", refused.stderr)
         self.assertEqual(self.end(process, signal.SIGINT), 0, output.read_text())
