@@ -165,7 +165,6 @@ class Daemon:
                 self.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 env=clean_environment(**self.env), start_new_session=True)
         self.exit_seen = False
-        (self.directory / "daemon.pid").write_text(f"{self.process.pid}\n")
         if wait:
             self.wait_ready()
         return self
@@ -337,19 +336,20 @@ class Scenario(unittest.TestCase):
 
 
 def clean_up(directory):
-    """Ends what a killed test process left in a directory: daemons and PostgreSQL servers."""
-    pid_files = [path for name in ("daemon.pid", "convstored.pid")  # a Daemon's; that of make run
-                 for path in pathlib.Path(directory).rglob(name)]
-    for pid_file in pid_files:
-        pid = int(pid_file.read_text())
-        try:
-            words = pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
-        except OSError:
-            continue
-        if str(pid_file.parent) in words:
-            os.kill(pid, signal.SIGKILL)
-    for path in [*pathlib.Path(directory).rglob("elsewhere"),
-                 *pathlib.Path(directory).rglob("data/PG_VERSION")]:
-        home = path.parent if path.name == "elsewhere" else path.parent.parent
-        subprocess.run([str(PG), "drop", str(home)], env=clean_environment(), check=False)
+    """Ends what a killed test process left: every process whose command line names this directory,
+    which mkdtemp made for that one test process. Twice, because one may just be starting another."""
+    for _ in range(2):
+        for proc in pathlib.Path("/proc").glob("[0-9]*"):
+            try:
+                words = (proc / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if str(directory).encode() in words and int(proc.name) != os.getpid():
+                try:
+                    os.kill(int(proc.name), signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
+        time.sleep(0.1)
+    for link in pathlib.Path(directory).rglob("elsewhere"):
+        shutil.rmtree(link.resolve(), ignore_errors=True)
     shutil.rmtree(directory, ignore_errors=True)
