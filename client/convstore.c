@@ -84,11 +84,14 @@ int convstore_set_window(struct convstore *c, unsigned messages, size_t bytes)
 
 int convstore_connect(struct convstore *c)
 {
+    int64_t deadline_ms = cs_now_ms() + c->timeout_ms;
     int code = cs_call_begin(c);
 
     if (code != 0 || c->fd >= 0)
         return code;
-    code = cs_pipe_connect(c);
+    /* A full backlog is a daemon that is busy, not one that is missing. */
+    while ((code = cs_pipe_connect(c)) != 0 && c->backlog_full && cs_now_ms() < deadline_ms)
+        poll(NULL, 0, CS_BACKOFF_MIN_MS);
     if (code != 0)
         c->failure = c->lost;
     return code;

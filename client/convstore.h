@@ -119,8 +119,8 @@ struct convstore;
  * before its daemon. INVALID_ARGUMENT (a path too long for a Unix socket) or NO_MEMORY. */
 int convstore_open(const char *path, struct convstore **ret);
 
-/* Connects now, with one try, where there is no connection: tells at once whether a daemon listens
- * there, where other calls would try again until their time-out. CANNOT_CONNECT. */
+/* Connects now where there is no connection, and tells at once when no daemon listens there, where
+ * other calls would try again until their time-out. CANNOT_CONNECT. */
 int convstore_connect(struct convstore *c);
 
 /* Closes and frees. What is still in flight gets its callback with CANCELLED (it may have reached

@@ -67,6 +67,7 @@ struct convstore {
     /* The connection (convstore_pipe.c). */
     int fd; /* -1: none */
     bool was_connected;
+    bool backlog_full;      /* the last try failed because too many wait to be accepted */
     bool drop;              /* the connection must go once what has arrived is read */
     struct cs_failure lost; /* why there is no connection, or was none last time; code 0: nothing */
     struct cs_failure retry; /* the last answer that asked for another try */

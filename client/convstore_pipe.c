@@ -88,6 +88,7 @@ int cs_pipe_connect(struct convstore *c)
                            : errno == EAGAIN ? " (too many clients are waiting to be accepted)"
                                              : "";
 
+        c->backlog_full = errno == EAGAIN;
         cs_fail(&c->lost, CONVSTORE_CANNOT_CONNECT, "cannot connect to %.108s: %s%s", c->path,
                 strerror(errno), hint);
         if (fd >= 0)

@@ -13,6 +13,8 @@
 
 #include "proto/slice.h"
 
+#define WAIT_MAX_MS 86400000u /* the longest that the protocol takes */
+
 int cs_fail(struct cs_failure *ret, int code, const char *format, ...)
 {
     va_list args;
@@ -88,7 +90,7 @@ void cs_pack_stored_options(msgpack_packer *pk, unsigned timeout_ms)
     pack_key(pk, "wait");
     pack_key(pk, "stored");
     pack_key(pk, "timeout_ms");
-    msgpack_pack_unsigned_int(pk, timeout_ms);
+    msgpack_pack_unsigned_int(pk, timeout_ms < WAIT_MAX_MS ? timeout_ms : WAIT_MAX_MS);
 }
 
 static int check_id(const char *id, const char *field, uint8_t ret[16], struct cs_failure *failure)

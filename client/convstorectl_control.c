@@ -1,0 +1,70 @@
+/* The commands of operators, over the control socket. */
+#include "client/convstorectl.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#define FLUSH_TIMEOUT_MS 60000
+#define FLUSH_MARGIN_MS 2000 /* the daemon's own time-out must be heard of before ours */
+
+const char ctl_flush_help[] =
+    "Usage: convstorectl flush [OPTION…]\n"
+    "\n"
+    "Writes the backlog to the database at once, and ends when everything that was acked before it "
+    "is\n"
+    "a row (or a dead letter). Exit status 1 when the time-out came first.\n"
+    "\n"
+    "Options:\n"
+    "  --timeout SECONDS  how long to wait (default 60)\n"
+    "\n"
+    "Examples:\n"
+    "  convstorectl flush\n"
+    "  convstorectl --timeout 600 flush && pg_dump …\n";
+
+static int show_flush(const struct ctl *ctl, const char *json)
+{
+    json_t *result = json_loads(json, 0, NULL);
+    json_int_t remaining = json_integer_value(json_object_get(result, "remaining"));
+    bool flushed = json_is_true(json_object_get(result, "flushed"));
+    char number[32];
+
+    json_decref(result);
+    if (ctl->json)
+        (void)ctl_print_result(ctl, json);
+    else if (flushed)
+        puts("flushed: everything acked before is in the database");
+    else
+        printf("not flushed in time: %s remain\n", ctl_grouped(remaining, number));
+    return flushed ? CTL_OK : CTL_REFUSED;
+}
+
+int ctl_run_flush(struct ctl *ctl, int argc, char **argv)
+{
+    unsigned timeout_ms;
+    msgpack_sbuffer params;
+    msgpack_packer pk;
+    const char *json;
+    struct convstore *c;
+    int status, code;
+
+    while (ctl_getopt(ctl, argc, argv, NULL) != -1) {
+    }
+    status = ctl_no_arguments(ctl, argc, argv);
+    if (status == CTL_OK)
+        status = ctl_open(ctl, true, FLUSH_TIMEOUT_MS, &c);
+    if (status != CTL_OK)
+        return status;
+    timeout_ms = ctl_timeout_ms(ctl, FLUSH_TIMEOUT_MS);
+    convstore_set_timeout(c, timeout_ms + FLUSH_MARGIN_MS);
+    msgpack_sbuffer_init(&params);
+    msgpack_packer_init(&pk, &params, msgpack_sbuffer_write);
+    msgpack_pack_array(&pk, 1);
+    msgpack_pack_map(&pk, 1);
+    msgpack_pack_str_with_body(&pk, "timeout_ms", strlen("timeout_ms"));
+    msgpack_pack_unsigned_int(&pk, timeout_ms);
+    code = convstore_call(c, "flush", params.data, params.size, &json);
+    status = code == 0 ? show_flush(ctl, json) : ctl_failed(c, code);
+    msgpack_sbuffer_destroy(&params);
+    convstore_close(c);
+    return status;
+}
