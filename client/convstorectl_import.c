@@ -247,18 +247,19 @@ static bool submit_burst(struct import *im)
 static void run(struct import *im)
 {
     for (;;) {
-        bool more = submit_burst(im);
+        bool more;
 
+        if (im->has_item && im->report.gave_up[0] != '\0') {
+            im->report.unanswered++;
+            drop_item(im);
+        }
+        more = submit_burst(im);
         if (interrupted && !im->ended) {
             im->report.interrupted = im->ended = true;
             if (im->has_item) { /* was read, and will not be sent */
                 im->report.read--;
                 drop_item(im);
             }
-        }
-        if (im->has_item && im->report.gave_up[0] != '\0') {
-            im->report.unanswered++;
-            drop_item(im);
         }
         if (im->ended && !im->has_item && in_flight(im) == 0)
             return;
