@@ -25,7 +25,7 @@ static int show_flush(const struct ctl *ctl, const char *json)
 {
     json_t *result = json_loads(json, 0, NULL);
     json_int_t remaining = json_integer_value(json_object_get(result, "remaining"));
-    bool flushed = json_is_true(json_object_get(result, "flushed"));
+    bool flushed = remaining == 0;
     char number[32];
 
     json_decref(result);

@@ -95,7 +95,7 @@ static void format_value(char *cell, size_t size, const char *key, json_t *value
                  json_real_value(value));
         return;
     case JSON_STRING:
-        format_text(cell, size, json_string_value(value));
+        format_text(cell, size, json_string_length(value) > 0 ? json_string_value(value) : "-");
         return;
     case JSON_ARRAY:
     case JSON_OBJECT:
