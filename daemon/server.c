@@ -78,7 +78,7 @@ void server_update_urgency(struct server *server)
 
 /* From the batcher. */
 
-static void server_finish(struct server *server);
+static void on_drained(uv_timer_t *timer);
 
 static void count_row(struct stats *stats, const struct conversation *c, enum row_verdict verdict)
 {
@@ -109,7 +109,7 @@ static void on_row(void *owner, struct conversation *c, enum row_verdict verdict
     flush_on_settled(&server->flushes, seq);
     server_update_urgency(server);
     if (server->state == SERVER_DRAINING && server->outstanding == 0)
-        server_finish(server);
+        uv_timer_start(&server->drain_timer, on_drained, 0, 0); /* the batch is still in use here */
 }
 
 static void on_write(void *owner, uint64_t duration_ns, enum write_outcome outcome)
@@ -185,6 +185,11 @@ static void server_finish(struct server *server)
     sessions_close(server->sessions, on_part_closed);
     batcher_close(server->batcher, on_batcher_closed);
     json_buffer_done(&server->json);
+}
+
+static void on_drained(uv_timer_t *timer)
+{
+    server_finish(timer->data);
 }
 
 /* A worker may hang in a call to a server that is gone: nothing that it could still do would change
