@@ -20,7 +20,8 @@ enum embed_outcome {
 struct embed_input {
     struct slice text; /* without prefix */
     float *values;     /* the caller's, dimension floats; filled in on success */
-    int error;         /* out: 0; -E2BIG too long for the model; -EINVAL refused or not finite */
+    int error; /* out: 0; -E2BIG too long for the model; -EINVAL refused, blank or not finite;
+                  -EAGAIN the server failed before this one's turn: try again */
 };
 
 struct embed_request {
@@ -44,8 +45,8 @@ void embedder_free(struct embedder *e); /* takes NULL */
 void embedder_run(struct embedder *e, struct embed_request *request);
 
 /* Signed feature hashing of words, word pairs and character trigrams into BUILTIN_DIMENSION
- * dimensions, L2-normalised (Weinberger et al. 2009). Finds shared words, not meaning. Any thread.
- */
+ * dimensions, L2-normalised (Weinberger et al. 2009). Finds shared words, not meaning. The same
+ * bits on every machine; a text without letters and digits gets a fixed unit vector. Any thread. */
 void embedding_builtin(struct slice text, float ret[BUILTIN_DIMENSION]);
 
 #endif

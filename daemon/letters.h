@@ -1,0 +1,22 @@
+/* Text as a run of lower-case letters and digits: what the builtin embedder reads. Pure, any
+ * thread. */
+#ifndef DAEMON_LETTERS_H
+#define DAEMON_LETTERS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "proto/slice.h"
+
+/* Reads one character at *at and moves on (by one byte where it is no UTF-8). The character in
+ * lower case where it is a letter, a digit or anything else that carries meaning (a mark, an
+ * emoji); 0 where it separates words. at must be below text.len. */
+uint32_t letters_next(struct slice text, size_t *at);
+
+/* Scripts that put no blanks between words: Han and Kana. Each character counts as a word. */
+bool letters_is_ideograph(uint32_t letter);
+
+/* A text without any letter or digit. */
+bool letters_none(struct slice text);
+
+#endif
