@@ -1,0 +1,85 @@
+/* The job that carries texts to an embedder and vectors back. Owned by the loop, then by a worker,
+ * then by the loop again; the flights in it are the loop's all the time, and the worker reads only
+ * their texts. */
+#include "daemon/embedding_job.h"
+
+#include <assert.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+static struct embed_job *job_alloc(size_t count)
+{
+    struct embed_job *job = calloc(1, sizeof *job + count * sizeof job->inputs[0]);
+
+    if (job == NULL)
+        return NULL;
+    job->flights = calloc(count, sizeof(struct flight *));
+    job->vectors = calloc(count, sizeof(struct vector *));
+    if (job->flights == NULL || job->vectors == NULL) {
+        embed_job_free(job);
+        return NULL;
+    }
+    return job;
+}
+
+struct embed_job *embed_job_new(struct flights *flights, size_t max_inputs, size_t max_bytes,
+                                const char *prefix, uint32_t dimension)
+{
+    size_t queued = flights_queued(flights);
+    size_t count = queued < max_inputs ? queued : max_inputs;
+    struct embed_job *job;
+
+    assert(count > 0);
+    job = job_alloc(count);
+    if (job == NULL)
+        return NULL;
+    job->request.inputs = job->inputs;
+    job->request.prefix = prefix;
+    job->request.dimension = dimension;
+    job->request.count = flights_take(flights, count, max_bytes, job->flights);
+    for (size_t i = 0; i < job->request.count; i++)
+        job->inputs[i].text = (struct slice){job->flights[i]->text, job->flights[i]->text_len};
+    return job;
+}
+
+void embed_job_free(struct embed_job *job)
+{
+    for (size_t i = 0; i < job->request.count; i++)
+        vector_release(job->vectors[i]);
+    free(job->vectors);
+    free(job->flights);
+    free(job);
+}
+
+static bool make_vectors(struct embed_job *job)
+{
+    for (size_t i = 0; i < job->request.count; i++) {
+        job->vectors[i] = vector_new(job->request.dimension);
+        if (job->vectors[i] == NULL)
+            return false;
+        job->inputs[i].values = job->vectors[i]->values;
+    }
+    return true;
+}
+
+void embed_worker_run(struct embed_worker *worker, struct embed_job *job)
+{
+    uint64_t started = uv_hrtime();
+
+    if (worker->embedder == NULL)
+        worker->embedder = worker->embedder_new(worker->config);
+    if (worker->embedder != NULL && make_vectors(job)) {
+        embedder_run(worker->embedder, &job->request);
+    } else {
+        job->request.outcome = EMBED_TRANSIENT;
+        snprintf(job->request.error, sizeof job->request.error, "out of memory for an embedder");
+    }
+    job->duration_ns = uv_hrtime() - started;
+}
+
+void embed_worker_done(struct embed_worker *worker)
+{
+    embedder_free(worker->embedder);
+    worker->embedder = NULL;
+}

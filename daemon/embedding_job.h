@@ -1,0 +1,40 @@
+/* One request to the embedder on its way from the loop to a worker and back, by move. */
+#ifndef DAEMON_EMBEDDING_JOB_H
+#define DAEMON_EMBEDDING_JOB_H
+
+#include <stdint.h>
+
+#include "daemon/embedding.h"
+#include "daemon/embedding_flight.h"
+#include "daemon/handoff.h"
+#include "daemon/vector.h"
+
+struct embed_job {
+    struct handoff_job job; /* first: a job is cast to this */
+    struct embed_request request;
+    uint64_t duration_ns;
+    struct flight **flights; /* request.count of them, and as many vectors */
+    struct vector **vectors; /* made on the worker; each counts where its input's error is 0 */
+    struct embed_input inputs[];
+};
+
+/* Takes at most max_inputs flights with max_bytes of text off the queue. NULL where memory is
+ * short, and then they are still queued. prefix outlives the job. Loop. */
+struct embed_job *embed_job_new(struct flights *flights, size_t max_inputs, size_t max_bytes,
+                                const char *prefix, uint32_t dimension);
+
+/* Its flights have been settled. Loop. */
+void embed_job_free(struct embed_job *job);
+
+/* What one worker thread owns. The embedder is made in its first run, and again while memory is
+ * short. */
+struct embed_worker {
+    const struct config *config;
+    struct embedder *(*embedder_new)(const struct config *config);
+    struct embedder *embedder;
+};
+
+void embed_worker_run(struct embed_worker *worker, struct embed_job *job); /* worker */
+void embed_worker_done(struct embed_worker *worker);                       /* worker */
+
+#endif

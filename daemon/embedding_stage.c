@@ -1,0 +1,448 @@
+/* Orders of texts, and the requests that answer them. Owns the embed workers, the cache, the
+ * flights and one timer; lives on the loop thread.
+ *
+ * The one hard thing: orders and requests do not match one to one. A text that two orders want is
+ * in one flight with two waiters; a request carries flights of many orders; an order may give up
+ * (deadline, cancel) while its flights go on. So an item hangs in its flight's list of waiters by a
+ * link that it can undo alone, and a flight does not mind losing all its waiters.
+ *
+ * A request goes out as soon as a worker is free, with all that is queued by then: one batch's
+ * misses go together, and behind a slow embedder requests fill up by themselves.
+ *
+ * Invariants: an item is linked exactly while it is not settled; an order is in the waiting list
+ * (sorted by due_ms, since all have the same deadline) while waiting > 0, then in the ready list
+ * until on_done; requests under way are at most as many as workers. */
+#include "daemon/embedding_stage.h"
+
+#include <assert.h>
+#include <curl/curl.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "daemon/embedding_flight.h"
+#include "daemon/embedding_job.h"
+#include "daemon/handoff.h"
+
+#define BUILTIN_THREADS_MAX 2 /* they compete with the loop for the processor */
+
+struct order_list {
+    struct embedding_order *head, *tail;
+    size_t count;
+};
+
+struct embedding_stage {
+    uv_timer_t timer;
+    const struct config *config;
+    struct embedding_model model;
+    struct embedding_key model_key;
+    struct embedding_stage_hooks hooks;
+    struct embedding_cache *cache;
+    struct flights *flights;
+    struct handoff *pool; /* NULL: provider "none" */
+    struct embed_worker *workers;
+    unsigned worker_count;
+    struct order_list waiting, ready;
+    struct embedding_stage_stats stats;
+    bool closing;
+    unsigned open_handles; /* the timer and the pool */
+    void (*on_closed)(void *);
+    void *on_closed_context;
+};
+
+/* Orders */
+
+static void list_push(struct order_list *list, struct embedding_order *order)
+{
+    order->next = NULL;
+    order->previous = list->tail;
+    if (list->tail != NULL)
+        list->tail->next = order;
+    else
+        list->head = order;
+    list->tail = order;
+    list->count++;
+}
+
+static void list_remove(struct order_list *list, struct embedding_order *order)
+{
+    if (order->previous != NULL)
+        order->previous->next = order->next;
+    else
+        list->head = order->next;
+    if (order->next != NULL)
+        order->next->previous = order->previous;
+    else
+        list->tail = order->previous;
+    assert(list->count > 0);
+    list->count--;
+}
+
+static void order_set_state(struct embedding_stage *s, struct embedding_order *order, int state)
+{
+    if (order->state == ORDER_WAITING)
+        list_remove(&s->waiting, order);
+    else if (order->state == ORDER_READY)
+        list_remove(&s->ready, order);
+    order->state = state;
+    if (state == ORDER_WAITING)
+        list_push(&s->waiting, order);
+    else if (state == ORDER_READY)
+        list_push(&s->ready, order);
+}
+
+static void item_link(struct embedding_item *item, struct flight *flight)
+{
+    item->next_waiter = flight->waiters;
+    item->link = &flight->waiters;
+    if (item->next_waiter != NULL)
+        item->next_waiter->link = &item->next_waiter;
+    flight->waiters = item;
+}
+
+static void item_unlink(struct embedding_item *item)
+{
+    *item->link = item->next_waiter;
+    if (item->next_waiter != NULL)
+        item->next_waiter->link = item->link;
+    item->link = NULL;
+}
+
+/* Takes all items of an order that are not settled out of their flights. */
+static void order_give_up(struct embedding_order *order)
+{
+    for (size_t i = 0; i < order->count && order->waiting > 0; i++) {
+        if (order->items[i].link == NULL)
+            continue;
+        item_unlink(&order->items[i]);
+        order->items[i].error = -EAGAIN;
+        order->waiting--;
+    }
+    assert(order->waiting == 0);
+}
+
+static void on_timer(uv_timer_t *timer);
+
+static void arm_timer(struct embedding_stage *s)
+{
+    uint64_t now = uv_now(s->timer.loop);
+    uint64_t wait_ms = 0;
+
+    if (s->ready.head == NULL && s->waiting.head == NULL) {
+        uv_timer_stop(&s->timer);
+        return;
+    }
+    if (s->ready.head == NULL && s->waiting.head->due_ms > now)
+        wait_ms = s->waiting.head->due_ms - now;
+    uv_timer_start(&s->timer, on_timer, wait_ms, 0);
+}
+
+/* Runs on_done of those that are ready now; those that become ready meanwhile wait for the timer,
+ * so that an on_done that wants again cannot keep the loop here. */
+static void deliver(struct embedding_stage *s)
+{
+    for (size_t n = s->ready.count; n > 0 && s->ready.head != NULL; n--) {
+        struct embedding_order *order = s->ready.head;
+
+        order_set_state(s, order, ORDER_IDLE);
+        order->on_done(order); /* the order belongs to its owner again */
+    }
+    arm_timer(s);
+}
+
+static void on_timer(uv_timer_t *timer)
+{
+    struct embedding_stage *s = timer->data;
+
+    while (s->waiting.head != NULL && s->waiting.head->due_ms <= uv_now(timer->loop)) {
+        struct embedding_order *order = s->waiting.head;
+
+        order_give_up(order);
+        order_set_state(s, order, ORDER_READY);
+    }
+    deliver(s);
+}
+
+/* Requests */
+
+static void settle_flight(struct embedding_stage *s, struct flight *flight, struct vector *vector,
+                          int error)
+{
+    if (vector != NULL) {
+        embedding_cache_put(s->cache, flight->key, vector);
+        s->stats.late += flight->waiters == NULL;
+    }
+    while (flight->waiters != NULL) {
+        struct embedding_item *item = flight->waiters;
+
+        item_unlink(item);
+        item->vector = vector != NULL ? vector_hold(vector) : NULL;
+        item->error = error;
+        if (--item->order->waiting == 0)
+            order_set_state(s, item->order, ORDER_READY);
+    }
+    flights_end(s->flights, flight);
+}
+
+/* Gives each free worker a request while there is something to ask for. */
+static void dispatch(struct embedding_stage *s)
+{
+    while (!s->closing && flights_queued(s->flights) > 0 &&
+           handoff_in_flight(s->pool) < s->worker_count) {
+        struct embed_job *job =
+            embed_job_new(s->flights, s->config->embedding.request_inputs,
+                          EMBEDDING_REQUEST_MAX_BYTES, s->model.prefix, s->model.dimension);
+        struct flight *flight;
+
+        if (job != NULL)
+            handoff_submit(s->pool, &job->job);
+        else if (flights_take(s->flights, 1, 0, &flight) == 1)
+            settle_flight(s, flight, NULL, -EAGAIN); /* no memory: each round ends with one less */
+    }
+}
+
+static void set_state(struct embedding_stage *s, bool ok, const char *error)
+{
+    enum embedding_state state = ok ? EMBEDDING_OK : EMBEDDING_FAILING;
+
+    if (error[0] != '\0')
+        snprintf(s->stats.last_error, sizeof s->stats.last_error, "%s", error);
+    if (s->stats.state == state)
+        return;
+    s->stats.state = state;
+    if (s->hooks.on_state != NULL)
+        s->hooks.on_state(s->hooks.context, state, ok ? "" : error);
+}
+
+/* A request came back. */
+static void on_job_done(void *owner, struct handoff_job *handoff_job)
+{
+    struct embedding_stage *s = owner;
+    struct embed_job *job = (struct embed_job *)handoff_job;
+    struct embed_request *request = &job->request;
+    bool ok = request->outcome == EMBED_DONE;
+
+    s->stats.requests++;
+    s->stats.failures += !ok;
+    s->stats.inputs += request->count;
+    for (size_t i = 0; i < request->count; i++) {
+        int error = ok ? request->inputs[i].error : -EAGAIN;
+
+        s->stats.refused += error == -E2BIG || error == -EINVAL;
+        settle_flight(s, job->flights[i], error == 0 ? job->vectors[i] : NULL, error);
+    }
+    set_state(s, ok, request->error);
+    if (s->hooks.on_request_done != NULL)
+        s->hooks.on_request_done(s->hooks.context, job->duration_ns, request->count, ok);
+    embed_job_free(job);
+    if (s->closing)
+        return;
+    dispatch(s);
+    deliver(s);
+}
+
+/* The worker's side */
+
+static void *worker_start(void *owner, unsigned index)
+{
+    struct embedding_stage *s = owner;
+
+    return &s->workers[index];
+}
+
+static void worker_stop(void *owner, void *state)
+{
+    (void)owner;
+    embed_worker_done(state);
+}
+
+static void worker_run(void *state, struct handoff_job *job)
+{
+    embed_worker_run(state, (struct embed_job *)job);
+}
+
+/* The stage */
+
+static int start_pool(struct embedding_stage *s)
+{
+    static const struct handoff_ops ops = {worker_start, worker_stop, worker_run, on_job_done};
+    unsigned count = (unsigned)s->config->embedding.max_in_flight;
+
+    if (strcmp(s->model.provider, "builtin") == 0 && count > BUILTIN_THREADS_MAX)
+        count = BUILTIN_THREADS_MAX;
+    s->workers = calloc(count, sizeof s->workers[0]);
+    if (s->workers == NULL)
+        return -ENOMEM;
+    for (unsigned i = 0; i < count; i++)
+        s->workers[i] = (struct embed_worker){s->config, s->hooks.embedder_new, NULL};
+    s->worker_count = count;
+    return handoff_start(s->timer.loop, "embed", &ops, s, count, &s->pool);
+}
+
+static void stage_free(struct embedding_stage *s)
+{
+    flights_free(s->flights);
+    embedding_cache_free(s->cache);
+    free(s->workers);
+    free(s);
+    curl_global_cleanup();
+}
+
+static struct embedding_stage *stage_new(const struct config *config,
+                                         const struct embedding_model *model,
+                                         const struct embedding_stage_hooks *hooks)
+{
+    struct embedding_stage *s;
+
+    if (curl_global_init(CURL_GLOBAL_DEFAULT) != CURLE_OK) /* here: before there are threads */
+        return NULL;
+    s = calloc(1, sizeof *s);
+    if (s == NULL) {
+        curl_global_cleanup();
+        return NULL;
+    }
+    s->config = config;
+    s->model = *model;
+    s->model_key = embedding_key_of_model(model);
+    if (hooks != NULL)
+        s->hooks = *hooks;
+    if (s->hooks.embedder_new == NULL)
+        s->hooks.embedder_new = embedder_new;
+    s->cache = embedding_cache_new(config->cache.embedding_cache_size,
+                                   config->cache.embedding_cache_bytes);
+    s->flights = flights_new();
+    if (s->cache == NULL || s->flights == NULL) {
+        stage_free(s);
+        return NULL;
+    }
+    return s;
+}
+
+static void on_handle_closed(void *arg)
+{
+    struct embedding_stage *s = arg;
+    void (*on_closed)(void *) = s->on_closed;
+    void *context = s->on_closed_context;
+
+    assert(s->open_handles > 0);
+    if (--s->open_handles > 0)
+        return;
+    stage_free(s);
+    if (on_closed != NULL)
+        on_closed(context);
+}
+
+static void on_timer_closed(uv_handle_t *handle)
+{
+    on_handle_closed(handle->data);
+}
+
+int embedding_stage_start(uv_loop_t *loop, const struct config *config,
+                          const struct embedding_model *model,
+                          const struct embedding_stage_hooks *hooks, struct embedding_stage **ret)
+{
+    struct embedding_stage *s = stage_new(config, model, hooks);
+    int rc;
+
+    if (s == NULL)
+        return -ENOMEM;
+    rc = uv_timer_init(loop, &s->timer);
+    if (rc != 0) {
+        stage_free(s);
+        return rc;
+    }
+    s->timer.data = s;
+    s->open_handles = 1;
+    if (model->dimension > 0) {
+        rc = start_pool(s);
+        if (rc != 0) {
+            embedding_stage_close(s, NULL, NULL);
+            return rc;
+        }
+        s->stats.state = EMBEDDING_OK;
+    }
+    *ret = s;
+    return 0;
+}
+
+/* Settles one item at once, or hangs it into its text's flight. */
+static void want_item(struct embedding_stage *s, struct embedding_item *item)
+{
+    struct embedding_key key;
+    struct flight *flight;
+
+    item->error = s->pool == NULL ? -EOPNOTSUPP : 0;
+    if (s->pool == NULL)
+        return;
+    key = embedding_key_of_text(s->model_key, item->text);
+    item->vector = embedding_cache_get(s->cache, key);
+    if (item->vector != NULL)
+        return;
+    flight = flights_find(s->flights, key);
+    if (flight == NULL)
+        flight = flights_add(s->flights, key, item->text);
+    if (flight == NULL) {
+        s->stats.shed++;
+        item->error = -EAGAIN;
+        return;
+    }
+    item_link(item, flight);
+    item->order->waiting++;
+}
+
+void embedding_stage_want(struct embedding_stage *s, struct embedding_order *order)
+{
+    assert(!s->closing && order->on_done != NULL);
+    order->waiting = 0;
+    order->state = ORDER_IDLE;
+    order->due_ms = uv_now(s->timer.loop) + s->config->embedding.deadline_ms;
+    for (size_t i = 0; i < order->count; i++) {
+        order->items[i].order = order;
+        order->items[i].vector = NULL;
+        order->items[i].link = NULL;
+        want_item(s, &order->items[i]);
+    }
+    order_set_state(s, order, order->waiting > 0 ? ORDER_WAITING : ORDER_READY);
+    if (s->pool != NULL)
+        dispatch(s);
+    arm_timer(s);
+}
+
+void embedding_stage_cancel(struct embedding_stage *s, struct embedding_order *order)
+{
+    assert(order->state != ORDER_IDLE);
+    order_give_up(order);
+    order_set_state(s, order, ORDER_IDLE);
+    if (!s->closing)
+        arm_timer(s);
+}
+
+size_t embedding_stage_pending(const struct embedding_stage *s)
+{
+    return flights_count(s->flights);
+}
+
+void embedding_stage_stats(const struct embedding_stage *s, struct embedding_stage_stats *ret)
+{
+    *ret = s->stats;
+    ret->cache = embedding_cache_stats(s->cache);
+}
+
+void embedding_stage_close(struct embedding_stage *s, void (*on_closed)(void *), void *context)
+{
+    assert(!s->closing);
+    s->closing = true;
+    s->on_closed = on_closed;
+    s->on_closed_context = context;
+    while (s->waiting.head != NULL)
+        embedding_stage_cancel(s, s->waiting.head);
+    while (s->ready.head != NULL)
+        embedding_stage_cancel(s, s->ready.head);
+    if (s->pool != NULL) {
+        s->open_handles++;
+        handoff_close(s->pool, on_handle_closed);
+        s->pool = NULL;
+    }
+    uv_close((uv_handle_t *)&s->timer, on_timer_closed);
+}

@@ -1,0 +1,106 @@
+/* The loop's side of embedding: texts in, vectors out, from the cache or from the embed workers.
+ * Everything here is called on the loop thread, and every callback runs there. */
+#ifndef DAEMON_EMBEDDING_STAGE_H
+#define DAEMON_EMBEDDING_STAGE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <uv.h>
+
+#include "daemon/config.h"
+#include "daemon/embedding.h"
+#include "daemon/embedding_cache.h"
+#include "daemon/pgwriter.h"
+#include "daemon/vector.h"
+#include "proto/slice.h"
+
+/* Bytes of text in one request, whatever embedding.request_inputs allows: servers refuse bodies
+ * over 2 MB. */
+#define EMBEDDING_REQUEST_MAX_BYTES (1u << 20)
+
+enum embedding_state {
+    EMBEDDING_OFF,     /* provider "none" */
+    EMBEDDING_OK,      /* the last request was answered, or there was none yet */
+    EMBEDDING_FAILING, /* the last request was not */
+};
+
+struct embedding_order;
+
+/* One text of an order. */
+struct embedding_item {
+    struct slice text;     /* in; read in embedding_stage_want() only */
+    struct vector *vector; /* out: a reference that the order's owner releases; NULL: none */
+    int error; /* out: 0; -EAGAIN not in time or the embedder failed: later; -E2BIG, -EINVAL this
+                  text never (see embed_input); -EOPNOTSUPP provider "none" */
+
+    /* The stage's own. */
+    struct embedding_order *order;
+    struct embedding_item *next_waiter, **link;
+};
+
+/* The texts of one batch. Belongs to the caller again when on_done runs. */
+struct embedding_order {
+    struct embedding_item *items;
+    size_t count;
+    void (*on_done)(struct embedding_order *order);
+
+    /* The stage's own. */
+    size_t waiting; /* items that are not settled */
+    uint64_t due_ms;
+    struct embedding_order *next, *previous;
+    enum { ORDER_IDLE, ORDER_WAITING, ORDER_READY } state;
+};
+
+/* What the owner wants to hear; each function may be NULL. */
+struct embedding_stage_hooks {
+    void *context;
+    /* A request came back. ok: it was answered. inputs: the texts in it. */
+    void (*on_request_done)(void *context, uint64_t duration_ns, size_t inputs, bool ok);
+    /* The state changed; error is the reason ("" for EMBEDDING_OK). For the log. */
+    void (*on_state)(void *context, enum embedding_state state, const char *error);
+    /* In the place of embedder_new(): for tests. Called on the workers. */
+    struct embedder *(*embedder_new)(const struct config *config);
+};
+
+struct embedding_stage;
+
+/* Starts the embed workers. config and model's strings outlive the stage; hooks may be NULL and is
+ * copied. 0 or a negative errno. */
+int embedding_stage_start(uv_loop_t *loop, const struct config *config,
+                          const struct embedding_model *model,
+                          const struct embedding_stage_hooks *hooks, struct embedding_stage **ret)
+    __attribute__((warn_unused_result));
+
+/* Fills in the order's vectors: from the cache, else by asking the workers for what nobody has
+ * asked for yet. on_done runs once, never inside this call: when all items are settled, or
+ * embedding.deadline_ms after this call with those that are. The deadline cancels no request: a
+ * late vector goes into the cache. count may be 0. The order's own fields need no preparation. */
+void embedding_stage_want(struct embedding_stage *s, struct embedding_order *order);
+
+/* Takes an order back before its on_done, which then never runs. Vectors that its items have so far
+ * are the caller's to release. */
+void embedding_stage_cancel(struct embedding_stage *s, struct embedding_order *order);
+
+/* For flush and drain: texts that are asked for and not answered. */
+size_t embedding_stage_pending(const struct embedding_stage *s);
+
+struct embedding_stage_stats {
+    enum embedding_state state;
+    char last_error[256]; /* "" while nothing failed; stays after it is over */
+    uint64_t requests;    /* that came back */
+    uint64_t failures;    /* of them, those without an answer */
+    uint64_t inputs;      /* texts in them */
+    uint64_t refused;     /* texts that got an error of their own */
+    uint64_t late;        /* vectors that came when nobody waited any more */
+    uint64_t shed;        /* texts not asked for because too many were asked for already */
+    struct embedding_cache_stats cache;
+};
+void embedding_stage_stats(const struct embedding_stage *s, struct embedding_stage_stats *ret);
+
+/* Ends the stage: waits for requests that are under way (blocks the loop for embedding.timeout_ms
+ * at most), drops those that are not, takes back all orders as embedding_stage_cancel() does.
+ * on_closed (may be NULL) runs when all is freed. */
+void embedding_stage_close(struct embedding_stage *s, void (*on_closed)(void *), void *context);
+
+#endif
