@@ -1,0 +1,536 @@
+/* The journal's disk work: groups, segments to come, segments that are done with, read-back.
+ *
+ * Runs on the journal's two threads (groups on one, the rest on the other); each touches its own
+ * half of struct journal_disk. The one hard thing is order: a header is synced before its file has
+ * a segment's name, the name is synced before a record is written, a group is synced before anybody
+ * hears of it. A failed write or sync is never repeated; it comes back as the job's error and ends
+ * the daemon. Invariant: buffer[0..filled) are the segment's bytes from `base` on. */
+#include "daemon/journal_disk.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "daemon/kill_point.h"
+#include "daemon/sysio.h"
+
+#define BUFFER_BYTES (1u << 20)    /* a group larger than this goes out in several writes */
+#define FILL_BYTES (1u << 18)      /* one write of zeros */
+#define FILL_SYNC_BYTES (1u << 22) /* zeros between two syncs: no sync of a group waits for more   \
+                                    */
+#define UNFINISHED_NAME "new.tmp"
+
+static const uint8_t zeros[FILL_BYTES];
+
+int disk_init(struct journal_disk *disk, const struct sysio *sys, uint64_t segment_bytes, bool sync)
+{
+    *disk = (struct journal_disk){
+        .sys = sys, .dir_fd = -1, .lock_fd = -1, .segment_bytes = segment_bytes, .sync = sync};
+    segment_cursor_init(&disk->cursor, sys);
+    /* A page more than is ever filled: the END behind the last record may need one. */
+    disk->buffer = aligned_alloc(SEGMENT_PAGE, BUFFER_BYTES + SEGMENT_PAGE);
+    return disk->buffer != NULL ? 0 : -ENOMEM;
+}
+
+void disk_done(struct journal_disk *disk)
+{
+    segment_cursor_done(&disk->cursor);
+    free(disk->buffer);
+    disk->buffer = NULL;
+    if (disk->dir_fd >= 0)
+        disk->sys->close(disk->sys, disk->dir_fd);
+    if (disk->lock_fd >= 0) /* gives the lock free */
+        disk->sys->close(disk->sys, disk->lock_fd);
+    disk->dir_fd = disk->lock_fd = -1;
+}
+
+void disk_segment_name(uint64_t index, char ret[DISK_NAME_MAX])
+{
+    snprintf(ret, DISK_NAME_MAX, "%016" PRIx64 ".segment", index);
+}
+
+void disk_spare_name(uint64_t id, char ret[DISK_NAME_MAX])
+{
+    snprintf(ret, DISK_NAME_MAX, "%016" PRIx64 ".spare", id);
+}
+
+enum disk_file disk_parse_name(const char *name, uint64_t *ret_number)
+{
+    if (strcmp(name, UNFINISHED_NAME) == 0)
+        return FILE_UNFINISHED;
+    if (strspn(name, "0123456789abcdef") != 16 || name[16] != '.')
+        return FILE_FOREIGN;
+    *ret_number = strtoull(name, NULL, 16);
+    if (strcmp(name + 16, ".segment") == 0 && *ret_number > 0)
+        return FILE_SEGMENT;
+    return strcmp(name + 16, ".spare") == 0 ? FILE_SPARE : FILE_FOREIGN;
+}
+
+static int group_fail(struct group_job *job, int error, const char *step)
+{
+    job->error = error;
+    job->step = step;
+    return error;
+}
+
+/* Appends to the buffer; a full buffer is written out. */
+static int put(struct group_job *job, const void *bytes, size_t len)
+{
+    struct journal_disk *disk = job->disk;
+
+    while (len > 0) {
+        size_t step = BUFFER_BYTES - disk->filled < len ? BUFFER_BYTES - disk->filled : len;
+
+        memcpy(disk->buffer + disk->filled, bytes, step);
+        disk->filled += step;
+        bytes = (const uint8_t *)bytes + step;
+        len -= step;
+        if (disk->filled == BUFFER_BYTES) {
+            int rc =
+                sysio_write(disk->sys, job->segment.fd, disk->buffer, disk->filled, disk->base);
+
+            if (rc != 0)
+                return group_fail(job, rc, "write");
+            kill_point(KILL_group_partial);
+            disk->base += disk->filled;
+            disk->filled = 0;
+        }
+    }
+    return 0;
+}
+
+static int put_record(struct group_job *job, struct record_header *header, const void *payload)
+{
+    size_t padding = (size_t)(record_bytes(header->length) - sizeof *header - header->length);
+    int rc;
+
+    record_seal(&job->segment.key, job->disk->base + job->disk->filled, payload, header);
+    rc = put(job, header, sizeof *header);
+    if (rc == 0)
+        rc = put(job, payload, header->length);
+    return rc == 0 ? put(job, zeros, padding) : rc;
+}
+
+static int put_conversations(struct group_job *job, const struct conversation *list, uint8_t flags)
+{
+    int rc = 0;
+
+    for (const struct conversation *c = list; c != NULL && rc == 0; c = c->next) {
+        struct record_header header = {.length = c->packed_len,
+                                       .type = RECORD_CONVERSATION,
+                                       .flags = flags,
+                                       .seq = c->seq,
+                                       .arrived_us = conversation_header(c)->arrived_at_us};
+
+        rc = put_record(job, &header, c->packed);
+    }
+    return rc;
+}
+
+static int put_notes(struct group_job *job)
+{
+    struct record_header header = {.seq = job->next_seq,
+                                   .arrived_us = job->disk->sys->now_us(job->disk->sys)};
+    int rc = 0;
+
+    if (job->replay) {
+        header.type = RECORD_REPLAY;
+        rc = put_record(job, &header, NULL);
+    }
+    if (rc == 0 && job->done_count > 0) {
+        header.type = RECORD_DONE;
+        header.length = job->done_count * (uint32_t)sizeof *job->done;
+        rc = put_record(job, &header, job->done);
+    }
+    if (rc == 0 && job->trim_point > 0) {
+        header.type = RECORD_TRIM;
+        header.length = sizeof job->trim_point;
+        rc = put_record(job, &header, &job->trim_point);
+    }
+    return rc;
+}
+
+/* Writes whole pages: what is filled, an END, zeros. Keeps the last, partial page for the next
+ * group. */
+static int write_out(struct journal_disk *disk, const struct disk_segment *segment,
+                     uint64_t next_seq)
+{
+    struct record_header end = {.type = RECORD_END, .seq = next_seq};
+    size_t behind = disk->filled + sizeof end;
+    size_t whole = (behind + SEGMENT_PAGE - 1) / SEGMENT_PAGE * SEGMENT_PAGE;
+    size_t keep = disk->filled / SEGMENT_PAGE * SEGMENT_PAGE;
+    int rc;
+
+    assert(disk->base + whole <= segment->bytes);
+    record_seal(&segment->key, disk->base + disk->filled, NULL, &end);
+    memcpy(disk->buffer + disk->filled, &end, sizeof end);
+    memset(disk->buffer + behind, 0, whole - behind);
+    rc = sysio_write(disk->sys, segment->fd, disk->buffer, whole, disk->base);
+    if (rc != 0)
+        return rc;
+    memmove(disk->buffer, disk->buffer + keep, disk->filled - keep);
+    disk->base += keep;
+    disk->filled -= keep;
+    return 0;
+}
+
+static int leave_old_segment(struct group_job *job)
+{
+    const struct sysio *sys = job->disk->sys;
+    int rc = 0;
+
+    if (job->old_dirty)
+        rc = sysio_sync_data(sys, job->old_fd);
+    kill_point(KILL_old_segment_synced);
+    sys->close(sys, job->old_fd);
+    return rc == 0 ? 0 : group_fail(job, rc, "fdatasync");
+}
+
+static int write_group(struct group_job *job)
+{
+    struct journal_disk *disk = job->disk;
+    int rc = 0;
+
+    if (job->old_fd >= 0 && (rc = leave_old_segment(job)) != 0)
+        return rc;
+    if (job->fresh) {
+        disk->base = SEGMENT_DATA;
+        disk->filled = 0;
+    }
+    assert(disk->base + disk->filled == job->offset);
+    rc = put_conversations(job, job->conversations, 0);
+    if (rc == 0)
+        rc = put_conversations(job, job->moved, RECORD_MOVED);
+    if (rc == 0)
+        rc = put_notes(job);
+    if (rc != 0)
+        return rc;
+    job->end = disk->base + disk->filled;
+    rc = write_out(disk, &job->segment, job->next_seq);
+    if (rc != 0)
+        return group_fail(job, rc, "write");
+    kill_point(KILL_group_written);
+    if (job->sync && disk->sync) {
+        rc = sysio_sync_data(disk->sys, job->segment.fd);
+        if (rc != 0)
+            return group_fail(job, rc, "fdatasync");
+    }
+    kill_point(KILL_group_synced);
+    return 0;
+}
+
+void disk_group_run(struct group_job *job)
+{
+    const struct sysio *sys = job->disk->sys;
+    uint64_t start = sys->clock_ns(sys);
+
+    job->error = 0;
+    (void)!write_group(job); /* its result is in the job */
+    job->ns = sys->clock_ns(sys) - start;
+}
+
+int disk_rewrite(struct journal_disk *disk, const struct disk_segment *segment, uint64_t end,
+                 uint64_t next_seq)
+{
+    unsigned bad_pages = 0;
+
+    disk->base = SEGMENT_DATA;
+    disk->filled = 0;
+    assert(end >= SEGMENT_DATA);
+    while (end - disk->base >= BUFFER_BYTES) {
+        ssize_t n = sysio_salvage(disk->sys, segment->fd, disk->buffer, BUFFER_BYTES, disk->base,
+                                  &bad_pages);
+        int rc = n < 0 ? (int)n : n < (ssize_t)BUFFER_BYTES ? -EIO : 0;
+
+        if (rc == 0)
+            rc = sysio_write(disk->sys, segment->fd, disk->buffer, BUFFER_BYTES, disk->base);
+        if (rc != 0)
+            return rc;
+        disk->base += BUFFER_BYTES;
+    }
+    while (disk->base + disk->filled < end) {
+        size_t want = (size_t)(end - disk->base - disk->filled);
+        ssize_t n = sysio_salvage(disk->sys, segment->fd, disk->buffer + disk->filled, want,
+                                  disk->base + disk->filled, &bad_pages);
+
+        if (n <= 0)
+            return n < 0 ? (int)n : -EIO;
+        disk->filled += (size_t)n;
+    }
+    if (end + sizeof(struct record_header) > segment->bytes / SEGMENT_PAGE * SEGMENT_PAGE)
+        return sysio_write(disk->sys, segment->fd, disk->buffer, disk->filled, disk->base);
+    return write_out(disk, segment, next_seq);
+}
+
+static int work_fail(struct work_job *job, int error, const char *step)
+{
+    job->error = error;
+    job->step = step;
+    return error;
+}
+
+static int fill_with_zeros(struct journal_disk *disk, int fd)
+{
+    for (uint64_t at = 0; at < disk->segment_bytes;) {
+        uint64_t left = disk->segment_bytes - at;
+        size_t step = left < FILL_BYTES ? (size_t)left : FILL_BYTES;
+        int rc = sysio_write(disk->sys, fd, zeros, step, at);
+
+        at += step;
+        if (rc == 0 && at % FILL_SYNC_BYTES == 0)
+            rc = sysio_sync_data(disk->sys, fd);
+        if (rc != 0)
+            return rc;
+    }
+    kill_point(KILL_spare_filled);
+    return sysio_sync_data(disk->sys, fd);
+}
+
+int disk_add_spare(struct journal_disk *disk)
+{
+    const struct sysio *sys = disk->sys;
+    char name[DISK_NAME_MAX];
+    int fd, rc;
+
+    assert(disk->spares < DISK_SPARES_MAX);
+    fd = sysio_open(sys, disk->dir_fd, UNFINISHED_NAME, O_RDWR | O_CREAT | O_TRUNC);
+    if (fd < 0)
+        return fd;
+    rc = fill_with_zeros(disk, fd);
+    sys->close(sys, fd);
+    disk_spare_name(disk->next_spare_id, name);
+    if (rc == 0)
+        rc = sys->rename(sys, disk->dir_fd, UNFINISHED_NAME, name);
+    if (rc != 0) {
+        sys->unlink(sys, disk->dir_fd, UNFINISHED_NAME);
+        return rc;
+    }
+    kill_point(KILL_spare_renamed);
+    disk->spare_ids[disk->spares++] = disk->next_spare_id++;
+    return 0;
+}
+
+int disk_retire(struct journal_disk *disk, const char *name)
+{
+    const struct sysio *sys = disk->sys;
+    int fd = sysio_open(sys, disk->dir_fd, name, O_RDONLY);
+    char spare[DISK_NAME_MAX];
+    int64_t size;
+    int rc;
+
+    if (fd < 0)
+        return fd == -ENOENT ? 0 : fd;
+    size = sys->size(sys, fd);
+    sys->close(sys, fd);
+    if (disk->spares == DISK_SPARES_MAX || size != (int64_t)disk->segment_bytes) {
+        rc = sys->unlink(sys, disk->dir_fd, name);
+        kill_point(KILL_segment_unlinked);
+        return rc;
+    }
+    disk_spare_name(disk->next_spare_id, spare);
+    rc = sys->rename(sys, disk->dir_fd, name, spare);
+    if (rc == 0)
+        disk->spare_ids[disk->spares++] = disk->next_spare_id++;
+    kill_point(KILL_segment_recycled);
+    return rc;
+}
+
+static int work_retire(struct work_job *job)
+{
+    for (uint64_t index = job->index; index < job->to_index; index++) {
+        char name[DISK_NAME_MAX];
+        int rc;
+
+        disk_segment_name(index, name);
+        rc = disk_retire(job->disk, name);
+        if (rc != 0)
+            return work_fail(job, rc, "recycle");
+    }
+    return 0;
+}
+
+static int write_header(struct work_job *job, int fd)
+{
+    struct journal_disk *disk = job->disk;
+    const struct sysio *sys = disk->sys;
+    struct segment_header header = {.index = job->index,
+                                    .segment_bytes = disk->segment_bytes,
+                                    .next_seq = job->next_seq,
+                                    .trim_point = job->trim_point,
+                                    .created_us = sys->now_us(sys)};
+    uint8_t pages[3 * SEGMENT_PAGE];
+    int rc = sys->random(sys, header.salt, sizeof header.salt);
+
+    if (rc != 0)
+        return work_fail(job, rc, "getrandom");
+    segment_encode(&header, pages);
+    segment_key_init(&job->segment.key, header.salt);
+    rc = sysio_write(sys, fd, pages, sizeof pages, 0);
+    kill_point(KILL_header_written);
+    if (rc == 0 && disk->sync)
+        rc = sysio_sync_data(sys, fd);
+    kill_point(KILL_header_synced);
+    return rc == 0 ? 0 : work_fail(job, rc, "write a header");
+}
+
+static int name_segment(struct work_job *job, const char *spare)
+{
+    struct journal_disk *disk = job->disk;
+    char name[DISK_NAME_MAX];
+    int rc;
+
+    disk_segment_name(job->index, name);
+    rc = disk->sys->rename(disk->sys, disk->dir_fd, spare, name);
+    if (rc != 0)
+        return work_fail(job, rc, "rename");
+    disk->spares--;
+    kill_point(KILL_segment_renamed);
+    if (disk->sync)
+        rc = sysio_sync_directory(disk->sys, disk->dir_fd);
+    kill_point(KILL_segment_ready);
+    return rc == 0 ? 0 : work_fail(job, rc, "fsync of the directory");
+}
+
+static int work_segment(struct work_job *job)
+{
+    struct journal_disk *disk = job->disk;
+    char spare[DISK_NAME_MAX];
+    int rc = disk->spares == 0 ? disk_add_spare(disk) : 0;
+    int fd;
+
+    if (rc != 0)
+        return work_fail(job, rc, "make a new segment");
+    disk_spare_name(disk->spare_ids[disk->spares - 1], spare);
+    fd = sysio_open(disk->sys, disk->dir_fd, spare, O_RDWR);
+    if (fd < 0)
+        return work_fail(job, fd, "open a spare");
+    rc = write_header(job, fd);
+    if (rc == 0)
+        rc = name_segment(job, spare);
+    if (rc != 0) {
+        disk->sys->close(disk->sys, fd);
+        return rc;
+    }
+    job->segment.fd = fd;
+    job->segment.index = job->index;
+    job->segment.bytes = disk->segment_bytes;
+    return 0;
+}
+
+static int read_records(struct work_job *job)
+{
+    struct segment_cursor *cursor = &job->disk->cursor;
+    uint64_t start = job->offset;
+    int rc = 0;
+
+    while (job->found.count < job->max_count && job->found.bytes < job->max_bytes &&
+           job->offset - start < DISK_READ_BYTES) {
+        struct conversation *c = NULL;
+        struct record_view record;
+
+        rc = segment_cursor_next(cursor, &record);
+        if (rc <= 0) {
+            job->offset = rc == 0 ? job->limit : job->offset;
+            break;
+        }
+        if (record.header.type == RECORD_CONVERSATION) {
+            rc = conversation_unpack(record.payload, record.header.length, &c);
+            if (rc == -ENOMEM)
+                break;
+            if (rc == 0) {
+                c->seq = record.header.seq;
+                conversation_list_push(&job->found, c);
+            }
+        }
+        job->offset = cursor->offset;
+    }
+    return rc < 0 && rc != -EBADMSG ? rc : 0;
+}
+
+static int work_read(struct work_job *job)
+{
+    const struct sysio *sys = job->disk->sys;
+    struct segment_header header;
+    struct segment_key key;
+    char name[DISK_NAME_MAX];
+    unsigned bad_copies;
+    int fd, rc;
+
+    job->found = (struct conversation_list){0};
+    disk_segment_name(job->index, name);
+    fd = sysio_open(sys, job->disk->dir_fd, name, O_RDONLY);
+    rc = fd >= 0 ? segment_read_header(sys, fd, &header, &bad_copies) : fd;
+    if (rc == -EBADMSG || rc == -ENOENT) {
+        job->offset = job->limit; /* damaged since the start: the loop finds what is missing */
+        rc = 0;
+    } else if (rc == 0) {
+        segment_key_init(&key, header.salt);
+        segment_cursor_start(&job->disk->cursor, fd, &key, job->offset, job->limit);
+        rc = read_records(job);
+    }
+    if (fd >= 0)
+        sys->close(sys, fd);
+    return rc == 0 ? 0 : work_fail(job, rc, "read");
+}
+
+void disk_work_run(struct work_job *job)
+{
+    int rc = 0;
+
+    job->error = 0;
+    switch (job->kind) {
+    case WORK_SEGMENT:
+        rc = work_segment(job);
+        break;
+    case WORK_SPARE:
+        rc = disk_add_spare(job->disk);
+        if (rc != 0)
+            rc = work_fail(job, rc, "make a new segment");
+        break;
+    case WORK_RETIRE:
+        rc = work_retire(job);
+        break;
+    case WORK_READ:
+        rc = work_read(job);
+        break;
+    case WORK_KINDS:
+        assert(!"a kind of work");
+    }
+    assert(rc == job->error);
+    job->spares = job->disk->spares;
+}
+
+static int compare_ns(const void *a, const void *b)
+{
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+
+    return (x > y) - (x < y);
+}
+
+int disk_probe(struct journal_disk *disk, uint64_t *ns, unsigned count)
+{
+    const struct sysio *sys = disk->sys;
+    char name[DISK_NAME_MAX];
+    int fd, rc = 0;
+
+    assert(disk->spares > 0);
+    disk_spare_name(disk->spare_ids[disk->spares - 1], name);
+    fd = sysio_open(sys, disk->dir_fd, name, O_RDWR);
+    if (fd < 0)
+        return fd;
+    for (unsigned i = 0; i < count && rc == 0; i++) {
+        uint64_t start = sys->clock_ns(sys);
+
+        rc = sysio_write(sys, fd, zeros, SEGMENT_PAGE, SEGMENT_DATA);
+        if (rc == 0)
+            rc = sysio_sync_data(sys, fd);
+        ns[i] = sys->clock_ns(sys) - start;
+    }
+    sys->close(sys, fd);
+    qsort(ns, count, sizeof *ns, compare_ns);
+    return rc;
+}
