@@ -376,6 +376,7 @@ static void on_written(void *owner, struct handoff_job *job)
     }
     resume_paused(b);
     cut_batches(b);
+    b->callbacks.on_room(b->owner);
 }
 
 /* Who goes next. */
@@ -456,6 +457,12 @@ void batcher_set_urgent(struct batcher *b, bool urgent)
     b->urgent = urgent;
     if (urgent)
         cut_batches(b);
+}
+
+void batcher_load(const struct batcher *b, size_t *ret_count, size_t *ret_bytes)
+{
+    *ret_count = b->backlog.count + b->processing;
+    *ret_bytes = b->backlog.bytes + b->processing_bytes;
 }
 
 struct batcher_status batcher_status(const struct batcher *b)

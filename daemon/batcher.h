@@ -35,8 +35,10 @@ const char *database_state_name(enum database_state state);
 struct batcher_callbacks {
     /* A conversation has come to its end: STORED, DUPLICATE or DEAD. Takes ownership. */
     void (*on_row)(void *owner, struct conversation *c, enum row_verdict verdict);
-    /* One try of a batch is over. */
+    /* One try of a batch is over; before its on_row calls. */
     void (*on_write)(void *owner, uint64_t duration_ns, enum write_outcome outcome);
+    /* ... and all that follows from it is done: there may be room in the backlog. */
+    void (*on_room)(void *owner);
 };
 
 struct batcher_status {
@@ -61,6 +63,9 @@ void batcher_push(struct batcher *b, struct conversation *c);
 
 /* While urgent, batches leave at once, full or not (flush, drain). */
 void batcher_set_urgent(struct batcher *b, bool urgent);
+
+/* Conversations and bytes that it holds, waiting or in batches. */
+void batcher_load(const struct batcher *b, size_t *ret_count, size_t *ret_bytes);
 
 struct batcher_status batcher_status(const struct batcher *b);
 

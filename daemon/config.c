@@ -17,6 +17,7 @@
 #include "daemon/config_keys.h"
 
 #define ERROR_BYTES 512
+#define SEGMENT_OVERHEAD (64 * 1024) /* more than headers, a record's frame and packing take */
 
 struct parse {
     struct config *config;
@@ -347,6 +348,20 @@ static int check_together(const struct config *config, char *error)
             "listen.max_message_bytes (%ju) is larger than queue.max_queue_bytes (%ju): such a "
             "message could never be taken",
             (uintmax_t)config->listen.max_message_bytes, (uintmax_t)config->queue.max_queue_bytes);
+    else if (config->listen.max_message_bytes + SEGMENT_OVERHEAD > config->journal.segment_bytes)
+        snprintf(
+            error, ERROR_BYTES,
+            "listen.max_message_bytes (%ju) does not fit into journal.segment_bytes (%ju) less "
+            "%d: such a message could never be taken",
+            (uintmax_t)config->listen.max_message_bytes, (uintmax_t)config->journal.segment_bytes,
+            SEGMENT_OVERHEAD);
+    else if (config->journal.segment_bytes % 4096 != 0)
+        snprintf(error, ERROR_BYTES, "journal.segment_bytes (%ju) is no multiple of 4KiB",
+                 (uintmax_t)config->journal.segment_bytes);
+    else if (config->journal.segment_bytes > config->journal.max_bytes)
+        snprintf(error, ERROR_BYTES,
+                 "journal.segment_bytes (%ju) is larger than journal.max_bytes (%ju)",
+                 (uintmax_t)config->journal.segment_bytes, (uintmax_t)config->journal.max_bytes);
     else if (config->listen.max_message_bytes > config->listen.max_partial_bytes)
         snprintf(error, ERROR_BYTES,
                  "listen.max_message_bytes (%ju) is larger than listen.max_partial_bytes (%ju)",

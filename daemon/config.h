@@ -20,11 +20,11 @@ struct config {
     } listen;
     struct {
         char *directory;
-        char *durability; /* "fsync" or "os" */
-        uint64_t max_bytes;
+        char *durability;   /* "fsync" or "os" */
+        uint64_t max_bytes; /* of segments in use */
         uint64_t segment_bytes;
         uint64_t max_unsynced_bytes;
-        uint64_t retain_ms;
+        uint64_t retain_ms; /* done segments stay that long */
     } journal;
     struct {
         uint64_t max_queue_size;

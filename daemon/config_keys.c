@@ -31,8 +31,15 @@ const struct config_key config_keys[] = {
     SIZE(listen, max_reply_bytes, "1MiB", 64 * KIB, 1 * GIB),
     NUMBER(listen, max_in_flight, "10000", 1, 1000000),
 
+    TEXT(journal, directory, "/var/lib/convstore/journal"),
+    CHOICE(journal, durability, "fsync", "fsync os"),
+    SIZE(journal, max_bytes, "8GiB", 1 * MIB, 65536 * GIB),
+    SIZE(journal, segment_bytes, "16MiB", 64 * KIB, 1 * GIB),
+    SIZE(journal, max_unsynced_bytes, "8MiB", 64 * KIB, 1 * GIB),
+    NUMBER(journal, retain_ms, "0", 0, 30 * DAY_MS),
+
     NUMBER(queue, max_queue_size, "100000", 1, 100000000),
-    SIZE(queue, max_queue_bytes, "64MiB", 1 * MIB, 64 * GIB),
+    SIZE(queue, max_queue_bytes, "32MiB", 1 * MIB, 64 * GIB),
 
     NUMBER(batch, batch_size, "500", 1, 10000),
     NUMBER(batch, flush_interval_ms, "50", 1, DAY_MS),

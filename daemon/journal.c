@@ -231,6 +231,11 @@ int journal_append(struct journal *j, struct conversation *c)
     return 0;
 }
 
+uint64_t journal_last_seq(const struct journal *j)
+{
+    return j->next_seq - 1;
+}
+
 bool journal_congested(const struct journal *j)
 {
     return j->congested;

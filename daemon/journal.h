@@ -69,6 +69,9 @@ int journal_append(struct journal *j, struct conversation *c) __attribute__((war
 int journal_admits(const struct journal *j, unsigned count, uint64_t packed_bytes)
     __attribute__((warn_unused_result));
 
+/* The number of the youngest record, whether it is durable yet or not; 0: there never was one. */
+uint64_t journal_last_seq(const struct journal *j);
+
 /* More than max_unsynced_bytes wait for their sync: read no session further until on_uncongested.
  */
 bool journal_congested(const struct journal *j);

@@ -18,10 +18,11 @@
 #include "daemon/kill_point.h"
 #include "daemon/sysio.h"
 
-#define BUFFER_BYTES (1u << 20)    /* a group larger than this goes out in several writes */
-#define FILL_BYTES (1u << 18)      /* one write of zeros */
-#define FILL_SYNC_BYTES (1u << 22) /* zeros between two syncs: no sync of a group waits for more   \
-                                    */
+#define BUFFER_BYTES (1u << 20) /* a group larger than this goes out in several writes */
+#define FILL_BYTES (1u << 18)   /* one write of zeros */
+#define FILL_SYNC_BYTES                                                                            \
+    (1u << 22) /* zeros between two syncs: no sync of a group waits for more                       \
+                */
 #define UNFINISHED_NAME "new.tmp"
 
 static const uint8_t zeros[FILL_BYTES];

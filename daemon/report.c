@@ -5,10 +5,11 @@
 #include <stdlib.h>
 #include <time.h>
 
+#include "daemon/journal.h"
 #include "daemon/server.h"
 #include "proto/reply.h"
 
-void report_ping(struct session *s, uint32_t msgid)
+void report_ping(const struct server *server, struct session *s, uint32_t msgid)
 {
     msgpack_packer *pk = session_reply(s);
 
@@ -21,8 +22,10 @@ void report_ping(struct session *s, uint32_t msgid)
     pack_str(pk, "protocol");
     msgpack_pack_int(pk, 1);
     pack_str(pk, "durability");
-    pack_str(pk, "memory");
+    pack_str(pk, server->config->journal.durability);
 }
+
+#define SLOW_SYNC_NS 5000000u
 
 static void pack_number(msgpack_packer *pk, const char *key, uint64_t number)
 {
@@ -64,23 +67,56 @@ static void pack_alert(msgpack_packer *pk, const char *name, const char *severit
 
 /* health and alerts: what a person must know now. */
 static void pack_health(msgpack_packer *pk, const struct batcher_status *batcher,
-                        const struct embedding_stage_stats *embedding)
+                        const struct embedding_stage_stats *embedding,
+                        const struct journal_stats *journal)
 {
-    bool database = batcher->database == DATABASE_DOWN || batcher->database == DATABASE_STOPPED;
-    bool embedder = embedding->state == EMBEDDING_FAILING;
-    bool fsync_off = batcher->found.fsync_off;
+    const struct {
+        bool raised;
+        bool critical;
+        const char *name, *text;
+    } alerts[] = {
+        {batcher->database == DATABASE_DOWN, true, "database_down", batcher->last_error},
+        {batcher->database == DATABASE_STOPPED, true, "database_stopped", batcher->last_error},
+        {journal->full, true, "journal_full",
+         "services get QUEUE_FULL until the database catches up"},
+        {journal->damages > 0, false, "journal_damaged",
+         "records were set aside at the start: convstorectl journal names the files"},
+        {journal->probe_p99_ns > SLOW_SYNC_NS, false, "journal_slow_sync",
+         "a sync of the journal's disk took over 5 ms at the start: acknowledgements take longer"},
+        {embedding->state == EMBEDDING_FAILING, false, "embedder_down", embedding->last_error},
+        {batcher->found.fsync_off, false, "database_fsync_off",
+         "the server runs with fsync=off: a crash there can lose committed rows"},
+    };
+    size_t raised = 0;
+    bool critical = false;
 
-    pack_text(pk, "health", database ? "critical" : embedder || fsync_off ? "warning" : "healthy");
+    for (size_t i = 0; i < sizeof alerts / sizeof alerts[0]; i++) {
+        raised += alerts[i].raised;
+        critical = critical || (alerts[i].raised && alerts[i].critical);
+    }
+    pack_text(pk, "health", critical ? "critical" : raised > 0 ? "warning" : "healthy");
     pack_str(pk, "alerts");
-    msgpack_pack_array(pk, (size_t)database + embedder + fsync_off);
-    if (database)
-        pack_alert(pk, batcher->database == DATABASE_DOWN ? "database_down" : "database_stopped",
-                   "critical", batcher->last_error);
-    if (embedder)
-        pack_alert(pk, "embedder_down", "warning", embedding->last_error);
-    if (fsync_off)
-        pack_alert(pk, "database_fsync_off", "warning",
-                   "the server runs with fsync=off: a crash there can lose committed rows");
+    msgpack_pack_array(pk, raised);
+    for (size_t i = 0; i < sizeof alerts / sizeof alerts[0]; i++)
+        if (alerts[i].raised)
+            pack_alert(pk, alerts[i].name, alerts[i].critical ? "critical" : "warning",
+                       alerts[i].text);
+}
+
+static void pack_journal(msgpack_packer *pk, const struct journal_stats *journal)
+{
+    pack_str(pk, "journal");
+    msgpack_pack_map(pk, 8);
+    pack_number(pk, "bytes", journal->bytes);
+    pack_number(pk, "segments", journal->segments);
+    pack_number(pk, "syncs", journal->syncs);
+    pack_str(pk, "records_per_sync");
+    msgpack_pack_double(pk,
+                        journal->syncs > 0 ? (double)journal->records / (double)journal->syncs : 0);
+    pack_number(pk, "waiting_on_disk", journal->waiting_on_disk);
+    pack_number(pk, "moved", journal->moved);
+    pack_number(pk, "recovered", journal->recovered);
+    pack_number(pk, "damages", journal->damages);
 }
 
 static void pack_cache(msgpack_packer *pk, const struct embedding_stage_stats *embedding)
@@ -147,14 +183,21 @@ static void pack_operation(msgpack_packer *pk, const struct stats *stats, enum o
 }
 
 static void pack_counters(msgpack_packer *pk, const struct server *server,
-                          const struct batcher_status *batcher)
+                          const struct batcher_status *batcher, const struct journal_stats *journal)
 {
     const struct stats *stats = &server->stats;
+    /* Durable and in no batch: in memory, or behind the journal's read cursor. */
+    uint64_t queued =
+        journal->waiting > batcher->processing ? journal->waiting - batcher->processing : 0;
+    int64_t oldest_us = batcher->oldest_arrived_us;
 
+    if (oldest_us == 0 ||
+        (journal->oldest_on_disk_us > 0 && journal->oldest_on_disk_us < oldest_us))
+        oldest_us = journal->oldest_on_disk_us;
     pack_text(pk, "version", CONVSTORE_VERSION);
     pack_number(pk, "uptime_s", (uv_hrtime() - server->started_ns) / 1000000000u);
     pack_number(pk, "connections", sessions_count(server->sessions));
-    pack_number(pk, "queued", batcher->queued);
+    pack_number(pk, "queued", queued);
     pack_number(pk, "processing", batcher->processing);
     pack_number(pk, "completed", stats->completed);
     pack_number(pk, "failed", stats->failed);
@@ -163,20 +206,23 @@ static void pack_counters(msgpack_packer *pk, const struct server *server,
     pack_number(pk, "replayed", stats->replayed);
     pack_number(pk, "rejected", stats->rejected);
     pack_number(pk, "embedding_backlog", batcher->without_vector);
-    pack_number(pk, "oldest_queued_ms", age_ms(batcher->oldest_arrived_us));
+    pack_number(pk, "oldest_queued_ms", age_ms(oldest_us));
 }
 
 void report_stats(const struct server *server, struct session *s, uint32_t msgid)
 {
     struct batcher_status batcher = batcher_status(server->batcher);
     struct embedding_stage_stats embedding;
+    struct journal_stats journal;
     msgpack_packer *pk = session_reply(s);
 
+    journal_stats(server->journal, &journal);
     embedding_stage_stats(server->embedding, &embedding);
     reply_begin(pk, msgid);
-    msgpack_pack_map(pk, 19);
-    pack_counters(pk, server, &batcher);   /* 12 */
-    pack_health(pk, &batcher, &embedding); /* 2 */
+    msgpack_pack_map(pk, 20);
+    pack_counters(pk, server, &batcher, &journal);   /* 12 */
+    pack_health(pk, &batcher, &embedding, &journal); /* 2 */
+    pack_journal(pk, &journal);
     pack_cache(pk, &embedding);
     pack_database(pk, &batcher);
     pack_embedding(pk, server, &embedding);

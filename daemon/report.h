@@ -7,7 +7,7 @@
 struct server;
 struct session;
 
-void report_ping(struct session *s, uint32_t msgid);
+void report_ping(const struct server *server, struct session *s, uint32_t msgid);
 void report_stats(const struct server *server, struct session *s, uint32_t msgid);
 
 #endif

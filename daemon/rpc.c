@@ -2,6 +2,7 @@
 
 #include <string.h>
 
+#include "daemon/journal.h"
 #include "daemon/log.h"
 #include "daemon/report.h"
 #include "daemon/server.h"
@@ -11,7 +12,7 @@
 static void ping_handle(struct rpc *rpc)
 {
     if (rpc_wants_answer(rpc))
-        report_ping(rpc->session, rpc->message->msgid);
+        report_ping(rpc->server, rpc->session, rpc->message->msgid);
 }
 
 static void stats_handle(struct rpc *rpc)
@@ -34,7 +35,7 @@ static void flush_handle(struct rpc *rpc)
     if (!rpc_wants_answer(rpc))
         return;
     if (flush_begin(&server->flushes, server->loop, rpc->session, rpc->message->msgid,
-                    server->last_seq, server->outstanding, timeout_ms) != 0) {
+                    journal_last_seq(server->journal), server->outstanding, timeout_ms) != 0) {
         wire_fail(&err, WIRE_INTERNAL, "out of memory");
         rpc_refuse(rpc, &err);
         return;

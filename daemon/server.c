@@ -1,6 +1,7 @@
-/* Owns every module. Start: sessions, embedding, batcher, then the sockets, so that nobody is
- * accepted before there is somebody to serve him. End: the sockets close, what was accepted drains
- * into the database, then everything closes in the opposite order. Loop thread. */
+/* Owns every module and connects them: sessions hand conversations to the journal, the journal to
+ * the batcher, the batcher's verdicts go back to the journal and to the calls that wait. Start:
+ * sessions, embedding, batcher, journal, then the sockets, so that nobody is accepted before there
+ * is somebody to serve him. The end is drain.c's. Loop thread. */
 #include "daemon/server.h"
 
 #include <assert.h>
@@ -12,11 +13,14 @@
 #include <systemd/sd-daemon.h>
 #include <unistd.h>
 
+#include "daemon/drain.h"
 #include "daemon/embedding_model.h"
+#include "daemon/journal.h"
 #include "daemon/listener.h"
 #include "daemon/log.h"
 #include "daemon/rpc.h"
 #include "daemon/store.h"
+#include "daemon/sysio.h"
 
 #define ERROR_BYTES 512
 #define RESERVED_DESCRIPTORS 64 /* database, embedder, epoll, logs */
@@ -39,35 +43,112 @@ static void on_session_end(void *owner)
     listener_accept_waiting(server->control_listener);
 }
 
-enum wire_code server_room(const struct server *server, size_t count, size_t bytes,
+/* What the journal's refusal means to a client. */
+static enum wire_code refuse(const struct server *server, int rc, struct wire_error *err)
+{
+    switch (rc) {
+    case -EDQUOT:
+        wire_fail(err, WIRE_QUEUE_FULL,
+                  "%zu conversations wait for the database and fill journal.max_bytes; try again "
+                  "later",
+                  server->outstanding);
+        break;
+    case -ENOSPC:
+        wire_fail(err, WIRE_QUEUE_FULL, "the journal's disk is full; try again later");
+        break;
+    case -EMSGSIZE:
+        wire_fail(err, WIRE_TOO_LARGE, "conversation: does not fit into journal.segment_bytes");
+        return err->code;
+    default:
+        wire_fail(err, WIRE_STORAGE_FAILED, "the journal has failed; send again with the same id");
+        return err->code;
+    }
+    err->retry_after_ms = FULL_RETRY_AFTER_MS;
+    return err->code;
+}
+
+enum wire_code server_room(const struct server *server, unsigned count, uint64_t packed_bytes,
                            struct wire_error *err)
 {
-    const struct config *config = server->config;
-    struct batcher_status status;
+    int rc;
 
     if (server->state != SERVER_SERVING) {
         wire_fail(err, WIRE_SHUTTING_DOWN, "the daemon is ending; send again to the next one");
         return err->code;
     }
-    status = batcher_status(server->batcher);
-    if (status.queued + status.processing + count <= config->queue.max_queue_size &&
-        status.bytes + bytes <= config->queue.max_queue_bytes)
-        return WIRE_OK;
-    wire_fail(err, WIRE_QUEUE_FULL, "%zu conversations (%zu bytes) wait already; try again later",
-              status.queued + status.processing, status.bytes);
-    err->retry_after_ms = FULL_RETRY_AFTER_MS;
-    return err->code;
+    rc = journal_admits(server->journal, count, packed_bytes);
+    return rc == 0 ? WIRE_OK : refuse(server, rc, err);
 }
 
-enum wire_code server_take(struct server *server, struct conversation *c)
+enum wire_code server_take(struct server *server, struct conversation *c, struct wire_error *err)
 {
-    c->seq = ++server->last_seq;
+    int rc = journal_append(server->journal, c);
+
+    if (rc != 0)
+        return refuse(server, rc, err);
     server->outstanding++;
+    if (journal_congested(server->journal))
+        sessions_pause(server->sessions);
+    return WIRE_OK;
+}
+
+/* From the journal. */
+
+static void on_durable(void *owner, struct conversation *c)
+{
+    struct server *server = owner;
+
     server->stats.accepted++;
     stats_record(&server->stats, OPERATION_QUEUE, uv_hrtime() - c->read_ns, true);
     store_on_durable(server, c);
-    batcher_push(server->batcher, c);
-    return WIRE_OK;
+}
+
+static void on_ready(void *owner, struct conversation *c)
+{
+    batcher_push(((struct server *)owner)->batcher, c);
+}
+
+static void on_lost(void *owner, struct conversation *c)
+{
+    (void)owner;
+    store_on_lost(c);
+}
+
+/* After a failed sync the kernel counts the pages as clean: another sync would prove nothing. The
+ * next start writes the last records anew. */
+static void on_journal_failed(void *owner, int error, const char *text)
+{
+    struct server *server = owner;
+
+    log_error("journal.failed error=\"%s\" what=\"%s\" advice=\"look at the disk; the next start "
+              "recovers what was acknowledged\"",
+              strerror(error < 0 ? -error : error), text);
+    sessions_flush(server->sessions);
+    _exit(EXIT_FAILURE);
+}
+
+static void on_uncongested(void *owner)
+{
+    sessions_resume(((struct server *)owner)->sessions);
+}
+
+static void on_group(void *owner, unsigned records, uint64_t bytes, uint64_t ns)
+{
+    (void)records;
+    (void)bytes;
+    stats_record(&((struct server *)owner)->stats, OPERATION_JOURNAL_SYNC, ns, true);
+}
+
+/* Tells the journal how much the backlog can take. */
+static void offer_room(struct server *server)
+{
+    const struct config *config = server->config;
+    size_t count, bytes;
+
+    batcher_load(server->batcher, &count, &bytes);
+    journal_room(server->journal,
+                 count < config->queue.max_queue_size ? config->queue.max_queue_size - count : 0,
+                 bytes < config->queue.max_queue_bytes ? config->queue.max_queue_bytes - bytes : 0);
 }
 
 void server_update_urgency(struct server *server)
@@ -77,8 +158,6 @@ void server_update_urgency(struct server *server)
 }
 
 /* From the batcher. */
-
-static void on_drained(uv_timer_t *timer);
 
 static void count_row(struct stats *stats, const struct conversation *c, enum row_verdict verdict)
 {
@@ -103,13 +182,12 @@ static void on_row(void *owner, struct conversation *c, enum row_verdict verdict
 
     count_row(&server->stats, c, verdict);
     conversation_free(c);
+    journal_done(server->journal, seq);
     assert(server->outstanding > 0);
     server->outstanding--;
     store_on_settled(server, seq, verdict);
     flush_on_settled(&server->flushes, seq);
-    server_update_urgency(server);
-    if (server->state == SERVER_DRAINING && server->outstanding == 0)
-        uv_timer_start(&server->drain_timer, on_drained, 0, 0); /* the batch is still in use here */
+    drain_on_settled(server);
 }
 
 static void on_write(void *owner, uint64_t duration_ns, enum write_outcome outcome)
@@ -117,6 +195,15 @@ static void on_write(void *owner, uint64_t duration_ns, enum write_outcome outco
     struct server *server = owner;
 
     stats_record(&server->stats, OPERATION_BATCH_INSERT, duration_ns, outcome == WRITE_DONE);
+    drain_on_write(server, outcome);
+}
+
+static void on_room(void *owner)
+{
+    struct server *server = owner;
+
+    server_update_urgency(server);
+    offer_room(server);
 }
 
 static void on_embedding_request(void *context, uint64_t duration_ns, size_t inputs, bool ok)
@@ -135,94 +222,6 @@ static void on_embedding_state(void *context, enum embedding_state state, const 
                     error);
     else
         log_info("embedder.ok");
-}
-
-/* The end. */
-
-static void on_part_closed(void *owner)
-{
-    struct server *server = owner;
-
-    assert(server->closing > 0);
-    server->closing--;
-}
-
-static void on_batcher_closed(void *owner)
-{
-    struct server *server = owner;
-
-    embedding_stage_close(server->embedding, on_part_closed, server);
-}
-
-static void close_listeners(struct server *server)
-{
-    if (server->listener != NULL)
-        listener_close(server->listener, server, on_part_closed);
-    if (server->control_listener != NULL)
-        listener_close(server->control_listener, server, on_part_closed);
-    server->listener = server->control_listener = NULL;
-}
-
-/* Everything closes; the loop ends by itself with the last handle. */
-static void server_finish(struct server *server)
-{
-    server->state = SERVER_CLOSING;
-    server->drained = server->outstanding == 0;
-    if (!server->drained)
-        log_error("server.end lost=%zu reason=\"not stored within batch.drain_timeout_ms\"",
-                  server->outstanding);
-    else
-        log_info("server.end accepted=%ju completed=%ju duplicates=%ju replayed=%ju failed=%ju",
-                 (uintmax_t)server->stats.accepted, (uintmax_t)server->stats.completed,
-                 (uintmax_t)server->stats.duplicates, (uintmax_t)server->stats.replayed,
-                 (uintmax_t)server->stats.failed);
-    store_end_all(server);
-    flush_end_all(&server->flushes);
-    uv_close((uv_handle_t *)&server->sigterm, NULL);
-    uv_close((uv_handle_t *)&server->sigint, NULL);
-    uv_close((uv_handle_t *)&server->drain_timer, NULL);
-    server->closing += 2;
-    sessions_close(server->sessions, on_part_closed);
-    batcher_close(server->batcher, on_batcher_closed);
-    json_buffer_done(&server->json);
-}
-
-static void on_drained(uv_timer_t *timer)
-{
-    server_finish(timer->data);
-}
-
-/* A worker may hang in a call to a server that is gone: nothing that it could still do would change
- * what is on disk, so it is not waited for. */
-static void on_drain_timeout(uv_timer_t *timer)
-{
-    struct server *server = timer->data;
-
-    log_error("server.end lost=%zu reason=\"not stored within batch.drain_timeout_ms\"",
-              server->outstanding);
-    _exit(EXIT_FAILURE);
-}
-
-static void on_end_signal(uv_signal_t *handle, int signum)
-{
-    struct server *server = handle->data;
-
-    if (server->state != SERVER_SERVING) {
-        log_error("server.end reason=\"second signal\" outstanding=%zu", server->outstanding);
-        _exit(EXIT_FAILURE);
-    }
-    log_info("server.draining signal=%s outstanding=%zu", strsignal(signum), server->outstanding);
-    sd_notify(0, "STOPPING=1");
-    server->state = SERVER_DRAINING;
-    server->closing += 2;
-    close_listeners(server);
-    if (server->outstanding == 0) {
-        server_finish(server);
-        return;
-    }
-    uv_timer_start(&server->drain_timer, on_drain_timeout, server->config->batch.drain_timeout_ms,
-                   0);
-    server_update_urgency(server);
 }
 
 /* The start. */
@@ -303,7 +302,8 @@ static int start_embedding(struct server *server, char *error)
 
 static int start_batcher(struct server *server)
 {
-    static const struct batcher_callbacks callbacks = {.on_row = on_row, .on_write = on_write};
+    static const struct batcher_callbacks callbacks = {
+        .on_row = on_row, .on_write = on_write, .on_room = on_room};
     const struct config *config = server->config;
     uint64_t threads = config->batch.max_concurrent_batches < config->database.max_connections
                            ? config->batch.max_concurrent_batches
@@ -324,14 +324,36 @@ static int start_batcher(struct server *server)
                          &server->batcher);
 }
 
-static void start_signals(struct server *server)
+static int open_journal(struct server *server, char *error)
 {
-    uv_signal_init(server->loop, &server->sigterm);
-    uv_signal_init(server->loop, &server->sigint);
-    uv_timer_init(server->loop, &server->drain_timer);
-    server->sigterm.data = server->sigint.data = server->drain_timer.data = server;
-    uv_signal_start(&server->sigterm, on_end_signal, SIGTERM);
-    uv_signal_start(&server->sigint, on_end_signal, SIGINT);
+    static const struct journal_callbacks callbacks = {.on_durable = on_durable,
+                                                       .on_ready = on_ready,
+                                                       .on_lost = on_lost,
+                                                       .on_failed = on_journal_failed,
+                                                       .on_uncongested = on_uncongested,
+                                                       .on_group = on_group};
+    const struct config *config = server->config;
+    struct journal_config journal = {
+        .directory = config->journal.directory,
+        .sync = strcmp(config->journal.durability, "fsync") == 0,
+        .max_bytes = config->journal.max_bytes,
+        .segment_bytes = config->journal.segment_bytes,
+        .max_unsynced_bytes = config->journal.max_unsynced_bytes,
+        .retain_ms = config->journal.retain_ms,
+    };
+    struct journal_stats found;
+
+    if (journal_open(&journal, server->loop, sysio_real(), &callbacks, server, &server->journal,
+                     error) != 0)
+        return -1;
+    journal_stats(server->journal, &found);
+    server->outstanding = found.waiting;
+    log_info("journal.open directory=%s recovered=%ju segments=%ju damages=%ju sync_p50_us=%ju "
+             "sync_p99_us=%ju",
+             config->journal.directory, (uintmax_t)found.recovered, (uintmax_t)found.segments,
+             (uintmax_t)found.damages, (uintmax_t)found.probe_p50_ns / 1000,
+             (uintmax_t)found.probe_p99_ns / 1000);
+    return 0;
 }
 
 int server_start(struct server *server, uv_loop_t *loop, const struct config *config,
@@ -356,12 +378,15 @@ int server_start(struct server *server, uv_loop_t *loop, const struct config *co
         snprintf(ret_error, ERROR_BYTES, "write workers: %s", uv_strerror(rc));
         return -1;
     }
-    start_signals(server);
+    if (open_journal(server, ret_error) != 0)
+        return -1;
+    drain_start(server);
     if (start_listeners(server, ret_error) != 0)
         return -1;
-    log_info("server.start version=%s socket=%s control_socket=%s provider=%s durability=memory",
+    offer_room(server); /* what recovery found comes first */
+    log_info("server.start version=%s socket=%s control_socket=%s provider=%s durability=%s",
              CONVSTORE_VERSION, config->listen.socket, config->listen.control_socket,
-             config->embedding.provider);
+             config->embedding.provider, config->journal.durability);
     sd_notify(0, "READY=1");
     return 0;
 }

@@ -15,6 +15,7 @@
 #include "daemon/waiters.h"
 #include "proto/json.h"
 
+struct journal;
 struct listener;
 
 enum server_state {
@@ -28,12 +29,12 @@ struct server {
     const struct config *config;
     enum server_state state;
     uint64_t started_ns;
-    uint64_t last_seq;
-    size_t outstanding; /* accepted, neither a row nor a dead letter yet */
+    size_t outstanding; /* in the journal or on the way there, neither row nor dead letter yet */
     struct sessions *sessions;
     struct listener *listener;
     struct listener *control_listener;
     struct embedding_model model;
+    struct journal *journal;
     struct embedding_stage *embedding;
     struct batcher *batcher;
     struct stats stats;
@@ -43,7 +44,6 @@ struct server {
     uv_signal_t sigterm, sigint;
     uv_timer_t drain_timer;
     unsigned closing; /* modules and handles whose close callback is due */
-    bool drained;     /* nothing was left behind */
 };
 
 /* Starts everything and listens. 0; or -1 with one clear line in ret_error. */
@@ -51,16 +51,16 @@ int server_start(struct server *server, uv_loop_t *loop, const struct config *co
                  char ret_error[512]) __attribute__((warn_unused_result));
 
 /* Takes a conversation for good: ownership passes, and its call is settled when it is durable (or
- * stored). Returns WIRE_OK; or why not, and then the caller keeps it. */
-enum wire_code server_take(struct server *server, struct conversation *c);
+ * stored). Returns WIRE_OK; or why not, with *err filled, and then the caller keeps it. */
+enum wire_code server_take(struct server *server, struct conversation *c, struct wire_error *err);
 
 /* Batches leave at once while a flush waits or the daemon drains; called whenever either may have
  * changed. */
 void server_update_urgency(struct server *server);
 
-/* WIRE_OK where `count` conversations of `bytes` bytes could be taken now, with *err filled
+/* WIRE_OK where `count` conversations of `packed_bytes` bytes could be taken now, with *err filled
  * otherwise. */
-enum wire_code server_room(const struct server *server, size_t count, size_t bytes,
+enum wire_code server_room(const struct server *server, unsigned count, uint64_t packed_bytes,
                            struct wire_error *err);
 
 #endif

@@ -7,6 +7,8 @@ const char *operation_name(enum operation operation)
     switch (operation) {
     case OPERATION_QUEUE:
         return "queue";
+    case OPERATION_JOURNAL_SYNC:
+        return "journal_sync";
     case OPERATION_EMBEDDING:
         return "embedding";
     case OPERATION_BATCH_INSERT:

@@ -9,6 +9,7 @@
 
 enum operation {
     OPERATION_QUEUE,        /* message read -> ack sent */
+    OPERATION_JOURNAL_SYNC, /* one group written and synced */
     OPERATION_EMBEDDING,    /* one request to the embedder */
     OPERATION_BATCH_INSERT, /* one batch written */
     OPERATION_END_TO_END,   /* message read -> row committed */

@@ -47,18 +47,15 @@ static int read_options(struct rpc *rpc, struct store_options *ret, struct wire_
 static void take(struct rpc *rpc, struct conversation *c, struct call *call, uint32_t index)
 {
     struct wire_error err;
-    enum wire_code code;
 
     c->call = call;
     c->call_index = index;
     if (call != NULL)
         call_set_id(call, index, conversation_header(c)->id);
-    code = server_take(rpc->server, c);
-    if (code == WIRE_OK)
+    if (server_take(rpc->server, c, &err) == WIRE_OK)
         return;
     conversation_free(c);
     rpc->server->stats.rejected++;
-    wire_fail(&err, code, "conversation: not accepted; send again");
     if (call != NULL)
         call_settle(call, index, &err);
 }
@@ -72,7 +69,7 @@ void store_handle(struct rpc *rpc)
 
     if (read_conversation(rpc, "conversation", &c, &err) != 0 ||
         read_options(rpc, &options, &err) != 0 ||
-        server_room(rpc->server, 1, conversation_bytes(c), &err) != WIRE_OK)
+        server_room(rpc->server, 1, c->packed_len, &err) != WIRE_OK)
         goto refuse;
     if (rpc_wants_answer(rpc)) {
         call =
@@ -130,7 +127,7 @@ static int read_item(struct rpc *rpc, uint32_t index, struct item *item, struct 
 /* Reads the list. 0 with *ret_items (the caller frees) and *ret_bytes of the accepted; or -1 with
  * *err. */
 static int read_items(struct rpc *rpc, struct item **ret_items, uint32_t *ret_count,
-                      size_t *ret_bytes, struct wire_error *err)
+                      uint64_t *ret_bytes, struct wire_error *err)
 {
     struct value list = {0};
     struct item *items;
@@ -152,7 +149,7 @@ static int read_items(struct rpc *rpc, struct item **ret_items, uint32_t *ret_co
             return -1;
         }
         if (items[i].conversation != NULL)
-            *ret_bytes += conversation_bytes(items[i].conversation);
+            *ret_bytes += items[i].conversation->packed_len;
     }
     *ret_items = items;
     *ret_count = list.count;
@@ -182,7 +179,7 @@ void store_many_handle(struct rpc *rpc)
     struct call *call = NULL;
     struct wire_error err;
     uint32_t count = 0;
-    size_t bytes = 0;
+    uint64_t bytes = 0;
 
     if (read_items(rpc, &items, &count, &bytes, &err) != 0 ||
         read_options(rpc, &options, &err) != 0 ||
@@ -220,6 +217,19 @@ void store_on_durable(struct server *server, struct conversation *c)
         wire_fail(&err, WIRE_INTERNAL, "out of memory: accepted, but its row cannot be waited for");
         call_settle(call, c->call_index, &err);
     }
+}
+
+void store_on_lost(struct conversation *c)
+{
+    struct call *call = c->call;
+    struct wire_error err;
+
+    c->call = NULL;
+    if (call == NULL)
+        return;
+    wire_fail(&err, WIRE_STORAGE_FAILED,
+              "the journal could not make it durable; send again with the same id");
+    call_settle(call, c->call_index, &err);
 }
 
 void store_on_settled(struct server *server, uint64_t seq, enum row_verdict verdict)

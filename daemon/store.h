@@ -14,6 +14,9 @@ void store_many_handle(struct rpc *rpc);
  * afterwards. */
 void store_on_durable(struct server *server, struct conversation *c);
 
+/* A conversation that will never be durable: its call hears STORAGE_FAILED. */
+void store_on_lost(struct conversation *c);
+
 /* The conversation of this number is a row or a dead letter: settles the call that waits for it, if
  * any. */
 void store_on_settled(struct server *server, uint64_t seq, enum row_verdict verdict);
