@@ -287,6 +287,20 @@ class Scenario(unittest.TestCase):
         self.addCleanup(server.drop)
         return server.start()
 
+    def shared_postgres(self):
+        """One PostgreSQL for all tests of the class, without what the test before left in it."""
+        cls = type(self)
+        if cls.__dict__.get("_shared") is None:
+            parent = os.environ.get("TEST_DIR") or tempfile.gettempdir()
+            directory = pathlib.Path(tempfile.mkdtemp(prefix="convstore-", dir=parent))
+            directory.chmod(0o711)
+            cls.addClassCleanup(shutil.rmtree, directory, ignore_errors=True)
+            cls._shared = Postgres(directory / "pg")
+            cls.addClassCleanup(cls._shared.drop)
+            cls._shared.start()
+        cls._shared.sql("drop schema if exists convstore cascade")
+        return cls._shared
+
     def daemon(self, postgres=None, start=True, name="d", arguments=(), env=None, wrapper=(),
                **settings):
         """A daemon on `postgres`, running unless start=False. Settings: section__key=value."""
