@@ -41,7 +41,9 @@ static int parse_call(struct reader *r, struct message *m, struct wire_error *er
 {
     struct value method, params;
 
-    if (reader_next(r, &method) != 0 || method.type != VALUE_STR)
+    /* pynvim announces itself with a notification whose method is a bin. */
+    if (reader_next(r, &method) != 0 ||
+        (method.type != VALUE_STR && (method.type != VALUE_BIN || m->type != MESSAGE_NOTIFICATION)))
         return wire_fail(err, WIRE_INVALID_ARGUMENT, "message: the method must be a string");
     if (reader_next(r, &params) != 0 || params.type != VALUE_ARRAY)
         return wire_fail(err, WIRE_INVALID_ARGUMENT, "message: params must be an array");

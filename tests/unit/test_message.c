@@ -47,6 +47,10 @@ static void a_notification_is_parsed(void **state)
     assert_false(m.has_msgid);
     assert_true(slice_equals(m.method, "store"));
     assert_int_equal(m.param_count, 0);
+    /* As pynvim sends one. */
+    assert_int_equal(parse(LITERAL("\x93\x02\xc4\x05store\x90"), &m), 0);
+    assert_int_equal(m.type, MESSAGE_NOTIFICATION);
+    assert_true(slice_equals(m.method, "store"));
 }
 
 static void a_msgid_may_have_any_unsigned_encoding(void **state)
