@@ -42,7 +42,7 @@ check: build
 	@$(PYTHON) tests/run.py --build $(BUILD) $(TESTS)
 
 $(BUILD)/convstored: $(BUILD)/daemon/main.o $(BUILD)/libdaemon.a $(BUILD)/libproto.a
-$(BUILD)/convstorectl: $(CTL) $(BUILD)/libconvstore.a $(BUILD)/libproto.a
+$(BUILD)/convstorectl: $(CTL) $(BUILD)/libconvstore.a $(BUILD)/libdaemon.a $(BUILD)/libproto.a
 $(UNITS): $(BUILD)/tests/%: $(BUILD)/tests/unit/%.o $(ARCHIVES)
 $(BENCHES): $(BUILD)/%: $(BUILD)/tests/bench/%.o $(ARCHIVES)
 $(BUILD)/convstored $(BUILD)/convstorectl $(BENCHES):

@@ -20,6 +20,7 @@ static const struct ctl_command commands[] = {
     {"stats", "show the daemon's counters, health and timings", ctl_stats_help, ctl_run_stats},
     {"ping", "ask whether the daemon answers", ctl_ping_help, ctl_run_ping},
     {"flush", "write the whole backlog to the database now", ctl_flush_help, ctl_run_flush},
+    {"journal", "show or verify what the daemon keeps on disk", ctl_journal_help, ctl_run_journal},
 };
 
 #define COMMANDS (sizeof commands / sizeof commands[0])

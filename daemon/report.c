@@ -6,6 +6,7 @@
 #include <time.h>
 
 #include "daemon/journal.h"
+#include "daemon/recovery.h"
 #include "daemon/server.h"
 #include "proto/reply.h"
 
@@ -55,6 +56,16 @@ static uint64_t age_ms(int64_t arrived_us)
     clock_gettime(CLOCK_REALTIME, &now);
     age_us = (int64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000 - arrived_us;
     return age_us > 0 ? (uint64_t)age_us / 1000 : 0;
+}
+
+/* Arrival of the oldest conversation that is not a row, in memory or on disk; 0: none. */
+static int64_t oldest_us(const struct batcher_status *batcher, const struct journal_stats *journal)
+{
+    int64_t memory = batcher->oldest_arrived_us, disk = journal->oldest_on_disk_us;
+
+    if (memory == 0 || disk == 0)
+        return memory > disk ? memory : disk;
+    return memory < disk ? memory : disk;
 }
 
 static void pack_alert(msgpack_packer *pk, const char *name, const char *severity, const char *text)
@@ -189,11 +200,7 @@ static void pack_counters(msgpack_packer *pk, const struct server *server,
     /* Durable and in no batch: in memory, or behind the journal's read cursor. */
     uint64_t queued =
         journal->waiting > batcher->processing ? journal->waiting - batcher->processing : 0;
-    int64_t oldest_us = batcher->oldest_arrived_us;
 
-    if (oldest_us == 0 ||
-        (journal->oldest_on_disk_us > 0 && journal->oldest_on_disk_us < oldest_us))
-        oldest_us = journal->oldest_on_disk_us;
     pack_text(pk, "version", CONVSTORE_VERSION);
     pack_number(pk, "uptime_s", (uv_hrtime() - server->started_ns) / 1000000000u);
     pack_number(pk, "connections", sessions_count(server->sessions));
@@ -206,7 +213,49 @@ static void pack_counters(msgpack_packer *pk, const struct server *server,
     pack_number(pk, "replayed", stats->replayed);
     pack_number(pk, "rejected", stats->rejected);
     pack_number(pk, "embedding_backlog", batcher->without_vector);
-    pack_number(pk, "oldest_queued_ms", age_ms(oldest_us));
+    pack_number(pk, "oldest_queued_ms", age_ms(oldest_us(batcher, journal)));
+}
+
+static void pack_damage(msgpack_packer *pk, const struct journal_damage *damage)
+{
+    msgpack_pack_map(pk, 5);
+    pack_text(pk, "kind", damage_kind_name(damage->kind));
+    pack_number(pk, "segment", damage->segment);
+    pack_number(pk, "offset", damage->offset);
+    pack_number(pk, "bytes", damage->bytes);
+    pack_text(pk, "file", damage->file);
+}
+
+void report_journal(const struct server *server, struct session *s, uint32_t msgid)
+{
+    struct batcher_status batcher = batcher_status(server->batcher);
+    struct journal_stats journal;
+    msgpack_packer *pk = session_reply(s);
+
+    journal_stats(server->journal, &journal);
+    reply_begin(pk, msgid);
+    msgpack_pack_map(pk, 18);
+    pack_text(pk, "directory", server->config->journal.directory);
+    pack_text(pk, "durability", server->config->journal.durability);
+    pack_number(pk, "bytes", journal.bytes);
+    pack_number(pk, "max_bytes", server->config->journal.max_bytes);
+    pack_number(pk, "segments", journal.segments);
+    pack_number(pk, "prepared_segments", journal.spares);
+    pack_number(pk, "waiting", journal.waiting);
+    pack_number(pk, "waiting_on_disk", journal.waiting_on_disk);
+    pack_number(pk, "oldest_ms", age_ms(oldest_us(&batcher, &journal)));
+    pack_number(pk, "unsynced_bytes", journal.unsynced_bytes);
+    pack_number(pk, "syncs", journal.syncs);
+    pack_number(pk, "records", journal.records);
+    pack_number(pk, "moved", journal.moved);
+    pack_number(pk, "recovered", journal.recovered);
+    pack_ms(pk, "sync_p50_ms_at_start", (double)journal.probe_p50_ns / 1000);
+    pack_ms(pk, "sync_p99_ms_at_start", (double)journal.probe_p99_ns / 1000);
+    pack_number(pk, "damages", journal.damages);
+    pack_str(pk, "damage");
+    msgpack_pack_array(pk, journal.damage_count);
+    for (unsigned i = 0; i < journal.damage_count; i++)
+        pack_damage(pk, &journal.damage[i]);
 }
 
 void report_stats(const struct server *server, struct session *s, uint32_t msgid)

@@ -1,4 +1,4 @@
-/* What ping and stats answer. Loop. */
+/* What ping, journal and stats answer. Loop. */
 #ifndef DAEMON_REPORT_H
 #define DAEMON_REPORT_H
 
@@ -8,6 +8,7 @@ struct server;
 struct session;
 
 void report_ping(const struct server *server, struct session *s, uint32_t msgid);
+void report_journal(const struct server *server, struct session *s, uint32_t msgid);
 void report_stats(const struct server *server, struct session *s, uint32_t msgid);
 
 #endif

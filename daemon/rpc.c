@@ -21,6 +21,12 @@ static void stats_handle(struct rpc *rpc)
         report_stats(rpc->server, rpc->session, rpc->message->msgid);
 }
 
+static void journal_handle(struct rpc *rpc)
+{
+    if (rpc_wants_answer(rpc))
+        report_journal(rpc->server, rpc->session, rpc->message->msgid);
+}
+
 static void flush_handle(struct rpc *rpc)
 {
     struct server *server = rpc->server;
@@ -46,7 +52,7 @@ static void flush_handle(struct rpc *rpc)
 static const struct rpc_method methods[] = {
     {"store", store_handle, false, 1, 2}, {"store_many", store_many_handle, false, 1, 2},
     {"ping", ping_handle, false, 0, 0},   {"stats", stats_handle, false, 0, 0},
-    {"flush", flush_handle, true, 0, 1},
+    {"flush", flush_handle, true, 0, 1},  {"journal", journal_handle, true, 0, 0},
 };
 
 static const struct rpc_method *find_method(struct slice name)
