@@ -4,16 +4,23 @@ CC ?= cc
 PYTHON ?= /usr/bin/python3
 VERSION := 0.1.0
 
+PREFIX ?= /usr/local
+JOBS ?= $(shell nproc)
+
 PKGS := libuv libpq libcurl msgpack libsystemd jansson libxxhash
+PKG_CFLAGS := $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
+PKG_LIBS := $(shell pkg-config --libs $(PKGS) 2>/dev/null)
 WARN := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wformat=2 -Wundef \
         -Wwrite-strings -Werror
 HARDEN := -fstack-protector-strong -fstack-clash-protection -fcf-protection -D_FORTIFY_SOURCE=2
 OPT ?= -O2 -g $(HARDEN)
 SAN ?=
 CFLAGS_ALL = -std=c17 -D_GNU_SOURCE $(WARN) $(OPT) $(SAN) -fPIC -MMD -MP -I. -I$(BUILD) \
-        -DCONVSTORE_VERSION='"$(VERSION)"' $(shell pkg-config --cflags $(PKGS)) $(CFLAGS)
+        -DCONVSTORE_VERSION='"$(VERSION)"' $(PKG_CFLAGS) $(CFLAGS)
 LDFLAGS_ALL = -pie -Wl,-z,relro,-z,now $(SAN) $(LDFLAGS)
-LIBS = $(shell pkg-config --libs $(PKGS)) -linih -lm -lpthread
+LIBS = $(PKG_LIBS) -linih -lm -lpthread
+Q := $(if $(V),,@)
+say = $(if $(V),,@echo "  $(1) $@")
 
 # One rule for each folder: proto/ and daemon/ (without main.c) become archives, so that a unit
 # test links what it names and no more.
@@ -27,14 +34,26 @@ BENCHES := $(patsubst tests/bench/%.c,$(BUILD)/%,$(wildcard tests/bench/*.c))
 ARCHIVES := $(BUILD)/libdaemon.a $(BUILD)/libconvstore.a $(BUILD)/libproto.a
 PROGRAMS := $(BUILD)/convstored $(BUILD)/convstorectl $(BUILD)/libconvstore.so
 
-.PHONY: all build check deps run test bench fmt lint asan tsan fuzz install clean help
+.PHONY: all build programs check deps run test bench fmt lint asan tsan fuzz install clean help
+# A fresh machine has no pkg-config before deps has run: what needs it is a make of its own.
 all: deps
-	@$(MAKE) --no-print-directory build
-build: $(PROGRAMS) $(UNITS) $(BENCHES)
+	@$(MAKE) --no-print-directory -j$(JOBS) build
+build: programs $(UNITS) $(BENCHES)
+programs: $(PROGRAMS)
+
+help:
+	@echo "make run      build, start a private PostgreSQL and the daemon, store samples, show them"
+	@echo "make test     build and run all tests (TESTS='test_scan test_store' for some)"
+	@echo "make asan     the same under AddressSanitizer and UBSan; make tsan: ThreadSanitizer"
+	@echo "make fuzz     each parser's fuzzer for FUZZ_SECONDS (60)"
+	@echo "make fmt lint format; check the format and build with clang"
+	@echo "make install  to PREFIX (/usr/local) below DESTDIR"
+	@echo "make deps     install what is missing; all, clean; V=1 shows each command"
 
 deps:
 	@tests/setup/deps
-run: all
+run: deps
+	@$(MAKE) --no-print-directory -j$(JOBS) programs
 	@tests/setup/run $(BUILD)
 test: all
 	@$(MAKE) --no-print-directory check
@@ -46,27 +65,32 @@ $(BUILD)/convstorectl: $(CTL) $(BUILD)/libconvstore.a $(BUILD)/libdaemon.a $(BUI
 $(UNITS): $(BUILD)/tests/%: $(BUILD)/tests/unit/%.o $(ARCHIVES)
 $(BENCHES): $(BUILD)/%: $(BUILD)/tests/bench/%.o $(ARCHIVES)
 $(BUILD)/convstored $(BUILD)/convstorectl $(BENCHES):
-	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS)
+	$(call say,LINK)
+	$(Q)$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS)
 $(UNITS):
 	@mkdir -p $(@D)
-	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS) -lcmocka
+	$(call say,LINK)
+	$(Q)$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS) -lcmocka
 $(BUILD)/libconvstore.so: $(CLIENT) $(BUILD)/libproto.a client/convstore.map
-	$(CC) -shared $(SAN) -Wl,-z,relro,-z,now -Wl,-soname,libconvstore.so.1 \
+	$(call say,LINK)
+	$(Q)$(CC) -shared $(SAN) -Wl,-z,relro,-z,now -Wl,-soname,libconvstore.so.1 \
 	  -Wl,--version-script=client/convstore.map -o $@ $(filter-out %.map,$^) -lmsgpackc
 $(BUILD)/libproto.a: $(PROTO)
 $(BUILD)/libdaemon.a: $(DAEMON)
 $(BUILD)/libconvstore.a: $(CLIENT)
 %.a:
 	@rm -f $@
-	ar rcs $@ $^
+	$(call say,AR  )
+	$(Q)ar rcs $@ $^
 $(BUILD)/%.o: %.c
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS_ALL) -c -o $@ $<
+	$(call say,CC  )
+	$(Q)$(CC) $(CFLAGS_ALL) -c -o $@ $<
 
 # SQL and other text that the daemon carries: one C array for each file.
 $(BUILD)/daemon/%.sql.h: daemon/%.sql
 	@mkdir -p $(@D)
-	(echo "static const char $(subst -,_,$*)_sql[] = {"; od -An -v -tx1 $< | \
+	$(Q)(echo "static const char $(subst -,_,$*)_sql[] = {"; od -An -v -tx1 $< | \
 	  sed 's/ \([0-9a-f][0-9a-f]\)/0x\1,/g'; echo "0};") > $@
 $(BUILD)/daemon/schema.o: $(patsubst daemon/%.sql,$(BUILD)/daemon/%.sql.h,$(wildcard daemon/*.sql))
 
@@ -75,13 +99,13 @@ fmt:
 	clang-format -i $(SOURCES)
 lint:
 	clang-format --dry-run -Werror $(SOURCES)
-	@$(MAKE) --no-print-directory BUILD=build/clang CC=clang build
+	@$(MAKE) --no-print-directory -j$(JOBS) BUILD=build/clang CC=clang build
 
 asan: deps
-	@$(MAKE) --no-print-directory BUILD=build/asan CC=clang OPT="-O1 -g -fno-omit-frame-pointer" \
+	@$(MAKE) --no-print-directory -j$(JOBS) BUILD=build/asan CC=clang OPT="-O1 -g -fno-omit-frame-pointer" \
 	  SAN="-fsanitize=address,undefined -fno-sanitize-recover=undefined" check
 tsan: deps
-	@$(MAKE) --no-print-directory BUILD=build/tsan CC=clang OPT="-O1 -g -fno-omit-frame-pointer" \
+	@$(MAKE) --no-print-directory -j$(JOBS) BUILD=build/tsan CC=clang OPT="-O1 -g -fno-omit-frame-pointer" \
 	  SAN=-fsanitize=thread check
 
 # Each parser's fuzz target, FUZZ_SECONDS long. The corpus stays and grows in $(BUILD)/fuzz.
@@ -99,8 +123,24 @@ run-fuzz-%: $(BUILD)/fuzz_%
 	  $(BUILD)/corpus/$* $(BUILD)/seeds/$* >$<.log 2>&1 || { tail -n 40 $<.log; exit 1; }
 	@sed -n 's/^stat::number_of_executed_units: */fuzz_$*: inputs tried without a failure: /p' $<.log
 .SECONDARY:
-$(BUILD)/fuzz_%: $(BUILD)/tests/fuzz/fuzz_%.o $(BUILD)/libproto.a
+$(BUILD)/fuzz_%: $(BUILD)/tests/fuzz/fuzz_%.o $(BUILD)/libdaemon.a $(BUILD)/libproto.a
 	$(CC) -fsanitize=fuzzer $(LDFLAGS_ALL) -o $@ $^ $(LIBS)
+
+# The static library carries proto/ with it, so that one -lconvstore is enough.
+install: programs
+	install -D -t $(DESTDIR)$(PREFIX)/bin $(BUILD)/convstorectl
+	install -D -t $(DESTDIR)$(PREFIX)/sbin $(BUILD)/convstored
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/include client/convstore.h
+	install -D $(BUILD)/libconvstore.so $(DESTDIR)$(PREFIX)/lib/libconvstore.so.1
+	ln -sf libconvstore.so.1 $(DESTDIR)$(PREFIX)/lib/libconvstore.so
+	rm -f $(DESTDIR)$(PREFIX)/lib/libconvstore.a
+	ar rcs $(DESTDIR)$(PREFIX)/lib/libconvstore.a $(CLIENT) $(PROTO)
+	mkdir -p $(DESTDIR)$(PREFIX)/lib/pkgconfig
+	printf '%s\n' 'Name: libconvstore' 'Description: hands conversations to convstored' \
+	  'Version: $(VERSION)' 'Requires.private: msgpack' 'Libs: -L$(PREFIX)/lib -lconvstore' \
+	  'Cflags: -I$(PREFIX)/include' > $(DESTDIR)$(PREFIX)/lib/pkgconfig/convstore.pc
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/convstore config/convstored.conf \
+	  proto/PROTOCOL.md README.md LICENSE
 
 clean:
 	rm -rf $(BUILD)
