@@ -211,10 +211,14 @@ bool pgconn_alive(PGconn *conn)
 
     if (conn == NULL || PQstatus(conn) != CONNECTION_OK)
         return false;
-    /* An idle server says nothing but good-bye (or a notice, or a changed parameter). */
-    if (poll(&p, 1, 0) <= 0)
-        return true;
-    return PQconsumeInput(conn) && PQstatus(conn) == CONNECTION_OK;
+    /* An idle server says nothing but good-bye (or a notice, or a changed parameter). Parsing hands
+     * its last words to the notice receiver. */
+    while (poll(&p, 1, 0) > 0) {
+        if (!PQconsumeInput(conn) || PQstatus(conn) != CONNECTION_OK)
+            return false;
+        PQisBusy(conn);
+    }
+    return true;
 }
 
 static bool result_is_good(const PGresult *result)

@@ -36,7 +36,8 @@ struct pgconn_settings {
 int pgconn_open(const char *conninfo, PGconn **ret, struct pgconn_settings *ret_settings,
                 struct pg_error *err) __attribute__((warn_unused_result));
 
-/* False when the server has ended the connection while it was idle. */
+/* False when the server has ended the connection while it was idle; when its last words have come
+ * but not yet the end, the notice receiver has had them. */
 bool pgconn_alive(PGconn *conn);
 
 /* One round trip outside pipeline mode; params are text, NULL for none. 0 with the last result

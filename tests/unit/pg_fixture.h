@@ -86,7 +86,7 @@ static int pg_group_teardown(void **state)
 static void pg_do_on(PGconn *conn, const char *format, ...) __attribute__((format(printf, 2, 3)));
 static void pg_do_on(PGconn *conn, const char *format, ...)
 {
-    char sql[4096];
+    char sql[32768];
     va_list args;
     PGresult *result;
 
@@ -101,11 +101,11 @@ static void pg_do_on(PGconn *conn, const char *format, ...)
 #define pg_do(...) pg_do_on(pg_admin, __VA_ARGS__)
 
 /* One value as text; "(null)" for NULL. Good until the next call. */
-static const char *pg_text(const char *format, ...) __attribute__((format(printf, 1, 2)));
+static const char *pg_text(const char *format, ...) __attribute__((format(printf, 1, 2), unused));
 static const char *pg_text(const char *format, ...)
 {
     static char value[8192];
-    char sql[4096];
+    char sql[32768];
     va_list args;
     PGresult *result;
 
