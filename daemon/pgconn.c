@@ -79,11 +79,11 @@ static const struct fault_class fault_classes[] = {
     {"25P03", PG_FAULT_STALE},   /* idle_in_transaction_session_timeout */
     {"25006", PG_FAULT_STALE},   /* read-only: a failover left us on a standby */
     {"26", PG_FAULT_STALE},      /* prepared statement gone: a pooler changed the server */
-    {"0A000", PG_FAULT_STALE},   /* cached plan must not change result type */
     {"25", PG_FAULT_STALE},      /* transaction state that is not what we think */
     {"08", PG_FAULT_UNREACHABLE}, {"57", PG_FAULT_UNREACHABLE}, {"58", PG_FAULT_UNREACHABLE},
     {"40", PG_FAULT_PASSING},     {"53", PG_FAULT_PASSING},     {"55", PG_FAULT_PASSING},
     {"42", PG_FAULT_STOPPED},     {"28", PG_FAULT_STOPPED},     {"3D", PG_FAULT_STOPPED},
+    {"0A", PG_FAULT_STOPPED}, /* a table was changed under a prepared plan, or is of no use to us */
     {"3F", PG_FAULT_STOPPED},
 };
 
@@ -422,8 +422,10 @@ failed:
  * high cost figures of the plans that are turned off. */
 static const char session_sql[] =
     "SELECT current_setting('fsync') = 'off',"
+    " CASE WHEN pg_is_in_recovery() THEN '0'"
+    "  ELSE left(pg_walfile_name(pg_current_wal_lsn()), 8) END,"
     " set_config('synchronous_commit', CASE current_setting('synchronous_commit')"
-    "  WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, false) NOT IN ('on', 'remote_apply'),"
+    "  WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, false),"
     " set_config('client_encoding', 'UTF8', false),"
     " set_config('search_path', 'pg_catalog', false),"
     " set_config('default_transaction_isolation', 'read committed', false),"
@@ -448,7 +450,7 @@ static int session_set_up(PGconn *conn, struct pgconn_settings *ret, struct pg_e
     if (pgconn_query(conn, session_sql, 0, NULL, &result, err) != 0)
         return -1;
     ret->fsync_off = PQgetvalue(result, 0, 0)[0] == 't';
-    ret->synchronous_commit_off = PQgetvalue(result, 0, 1)[0] == 't';
+    ret->timeline = (uint32_t)strtoul(PQgetvalue(result, 0, 1), NULL, 16);
     PQclear(result);
     return 0;
 }

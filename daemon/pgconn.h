@@ -4,6 +4,7 @@
 #define DAEMON_PGCONN_H
 
 #include <stdbool.h>
+#include <stdint.h>
 
 #include <libpq-fe.h>
 
@@ -27,7 +28,7 @@ struct pg_error {
 /* What a new connection found. */
 struct pgconn_settings {
     bool fsync_off;
-    bool synchronous_commit_off; /* it stayed off although it was set */
+    uint32_t timeline; /* changes when a standby is promoted; 0 on a server in recovery */
 };
 
 /* Connects to the first host of conninfo that answers and takes writes, and sets the session up.

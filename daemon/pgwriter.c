@@ -170,7 +170,7 @@ int pgwriter_connect(struct pgwriter *w, struct pg_error *err)
            sizeof w->found.pgvector_version);
     w->found.vectors_are_real = strcmp(w->vectors.storage, "real") == 0;
     w->found.fsync_off = settings.fsync_off;
-    w->found.synchronous_commit_off = settings.synchronous_commit_off;
+    w->found.timeline = settings.timeline;
     return 0;
 }
 

@@ -97,8 +97,8 @@ struct pgwriter_found {
     int server_version;
     char pgvector_version[32];
     bool fsync_off;
-    bool vectors_are_real;       /* convstore.embeddings has no pgvector type */
-    bool synchronous_commit_off; /* the server would not turn it on */
+    bool vectors_are_real; /* convstore.embeddings has no pgvector type */
+    uint32_t timeline;     /* of the server's WAL: another one means that a standby was promoted */
 };
 struct pgwriter_found pgwriter_found(const struct pgwriter *w);
 

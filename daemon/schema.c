@@ -14,6 +14,7 @@
 #include <time.h>
 
 #include "daemon/schema_1.sql.h"
+#include "daemon/schema_grants.sql.h"
 
 #define LOCK_POLL_MS 100
 #define LOCK_WAIT_MS 20000
@@ -25,6 +26,11 @@ const char *schema_sql(int version)
 
     assert(version >= 1 && version <= SCHEMA_VERSION);
     return migrations[version - 1];
+}
+
+const char *schema_grants(void)
+{
+    return schema_grants_sql;
 }
 
 static void pause_ms(int ms)

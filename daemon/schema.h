@@ -16,6 +16,9 @@
 #define SCHEMA_VERSION 1
 const char *schema_sql(int version);
 
+/* What a role of its own needs where the tables belong to another. */
+const char *schema_grants(void);
+
 /* Checks server version and encoding; then makes or migrates the schema where it is older than this
  * program and auto_migrate allows it. Daemons that start together do it once: the others poll for
  * their turn. A newer schema is fine, migrations only add. 0; or -1 with *err, and then the

@@ -131,6 +131,8 @@ DECLARE
 BEGIN
     FOREACH tuning IN ARRAY ARRAY[
         'convstore.conversations ALTER COLUMN transcript SET COMPRESSION lz4',
+        'convstore.conversations ALTER COLUMN summary SET COMPRESSION lz4',
+        'convstore.conversations ALTER COLUMN metadata SET COMPRESSION lz4',
         'convstore.dead_letters ALTER COLUMN transcript SET COMPRESSION lz4',
         'convstore.embeddings ALTER COLUMN embedding SET STORAGE MAIN',
         'convstore.embeddings SET (toast_tuple_target = 8160)']

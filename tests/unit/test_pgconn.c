@@ -41,7 +41,7 @@ static void sets_the_session_up(void **state)
     pg_do("ALTER DATABASE %s SET client_encoding = 'LATIN1'", PQdb(pg_admin));
     open_conn(pg_conninfo);
     assert_string_equal(setting("synchronous_commit"), "on");
-    assert_false(settings.synchronous_commit_off);
+    assert_int_equal(settings.timeline, 1);
     assert_string_equal(setting("client_encoding"), "UTF8");
     assert_string_equal(setting("application_name"), "convstored");
     assert_string_equal(setting("search_path"), "pg_catalog");
