@@ -3,6 +3,8 @@
 #ifndef TESTS_UNIT_PG_FIXTURE_H
 #define TESTS_UNIT_PG_FIXTURE_H
 
+#include <errno.h>
+#include <libgen.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -43,7 +45,7 @@ static void pg_setup(const char *verb, char *output, size_t size)
     FILE *pipe;
     size_t n;
 
-    snprintf(command, sizeof command, "PG_OPTS='-c fsync=off' tests/setup/pg %s %s", verb,
+    snprintf(command, sizeof command, "PG_OPTS='-c fsync=off' tests/setup/pg %s '%s'", verb,
              pg_directory);
     pipe = popen(command, "r");
     if (pipe == NULL)
@@ -58,14 +60,21 @@ static void pg_setup(const char *verb, char *output, size_t size)
 static int pg_group_setup(void **state)
 {
     const char *given = getenv("CONVSTORE_TEST_PG");
-    char ignored[64];
+    char ignored[64], path[240];
+    ssize_t n;
 
     (void)state;
     if (given != NULL) {
         snprintf(pg_base, sizeof pg_base, "%s", given);
         return 0;
     }
-    snprintf(pg_directory, sizeof pg_directory, "build/pg-unit-%d", (int)getpid());
+    /* Beside the binary, and always the same: what a crashed run has left goes first. */
+    n = readlink("/proc/self/exe", path, sizeof path - 1);
+    assert_true(n > 0);
+    path[n] = '\0';
+    snprintf(pg_directory, sizeof pg_directory, "%s/pg-%s", dirname(path),
+             program_invocation_short_name);
+    pg_setup("drop", ignored, sizeof ignored);
     pg_setup("start", ignored, sizeof ignored);
     pg_setup("conninfo", pg_base, sizeof pg_base);
     return 0;
