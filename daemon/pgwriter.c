@@ -140,6 +140,12 @@ static int set_up(struct pgwriter *w, struct pg_error *err)
     if (schema_ensure(w->conn, config->auto_migrate, err) != 0 ||
         schema_vectors(w->conn, &w->vectors, err) != 0)
         return -1;
+    if (config->model.dimension > 0 && w->vectors.storage[0] == '\0') {
+        pg_error_set(err, PG_FAULT_STOPPED,
+                     "the table convstore.embeddings is missing: restore it, or make it again as "
+                     "\"convstorectl schema\" shows");
+        return -1;
+    }
     if (config->model.dimension > 0 &&
         schema_model_id(w->conn, &config->model, w->vectors.storage, &w->model_id, err) != 0)
         return -1;

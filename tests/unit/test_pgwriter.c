@@ -241,6 +241,21 @@ static void writes_real_arrays_without_pgvector(void **state)
     assert_string_equal(pg_text("SELECT storage FROM convstore.embedding_models"), "real");
 }
 
+static void a_missing_table_of_vectors_is_named(void **state)
+{
+    (void)state;
+    config.model.dimension = 0;
+    add("ann", 1, "hello");
+    assert_outcome(WRITE_DONE); /* makes the schema */
+    pg_do("DROP TABLE convstore.embeddings");
+    pgwriter_free(writer);
+    config.model.dimension = DIMENSION;
+    writer = pgwriter_new(&config);
+    assert_outcome(WRITE_STOPPED);
+    assert_non_null(strstr(batch.error, "convstore.embeddings"));
+    assert_int_equal(pg_int("SELECT count(*) FROM convstore.embedding_models"), 0);
+}
+
 /* More than any socket buffer holds in both directions: neither side may wait for the other. */
 static void a_large_batch_is_no_pipeline_deadlock(void **state)
 {
@@ -306,6 +321,7 @@ int main(void)
         TEST(a_key_twice_in_a_batch_harms_nothing),
         TEST(writes_no_vectors_for_dimension_0),
         TEST(writes_real_arrays_without_pgvector),
+        TEST(a_missing_table_of_vectors_is_named),
         TEST(a_large_batch_is_no_pipeline_deadlock),
         TEST(writes_into_partitions),
     };
