@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -54,6 +55,24 @@ void listener_accept_waiting(struct listener *l)
 {
     if (l->waiting)
         accept_one(l);
+}
+
+/* libuv says "permission denied" where the directory is missing, so that is looked at first. */
+static int check_directory(const char *path, char *error)
+{
+    const char *slash = strrchr(path, '/');
+    char *directory;
+    struct stat st;
+    int rc;
+
+    if (slash == NULL || slash == path)
+        return 0;
+    directory = strndup(path, (size_t)(slash - path));
+    rc = directory == NULL || stat(directory, &st) != 0 ? errno : S_ISDIR(st.st_mode) ? 0 : ENOTDIR;
+    if (rc != 0)
+        snprintf(error, ERROR_BYTES, "%s: cannot listen: its directory: %s", path, strerror(rc));
+    free(directory);
+    return rc == 0 ? 0 : -1;
 }
 
 /* Is a socket file left from a daemon that is gone? 0: the path is free now. */
@@ -119,7 +138,7 @@ int listener_open(uv_loop_t *loop, const struct listener_config *config, struct 
                  "%.200s: longer than a Unix socket's path may be (107 bytes)", config->path);
         return -1;
     }
-    if (clear_path(config->path, ret_error) != 0)
+    if (check_directory(config->path, ret_error) != 0 || clear_path(config->path, ret_error) != 0)
         return -1;
     l = calloc(1, sizeof *l);
     if (l == NULL) {
