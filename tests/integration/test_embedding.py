@@ -201,6 +201,14 @@ class Embedding(Scenario):
         eventually(lambda: self.recovered(d), 30, "vectors again")
         self.assertEqual(self.waiting()[:1], ["down"])
 
+    def test_over_a_unix_socket(self):
+        """Goal of this test: embedding.url may be unix://PATH."""
+        path = self.directory / "ollama.sock"
+        server = self.ollama(unix_path=path)
+        d = self.ollama_daemon(server, embedding__url=f"unix://{path}")
+        self.store(d, ["over a socket"])
+        self.check_vectors(["over a socket"])
+
     def test_a_hanging_embedder_does_not_hold_the_end(self):
         """Goal of this test: SIGTERM while requests hang: the texts are rows, the exit status is 0, and
         it takes no longer than the request's time-out."""
