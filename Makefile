@@ -30,15 +30,18 @@ DAEMON := $(call obj,$(filter-out daemon/main.c,$(wildcard daemon/*.c)))
 CTL := $(call obj,$(wildcard client/convstorectl*.c))
 CLIENT := $(filter-out $(CTL),$(call obj,$(wildcard client/*.c)))
 UNITS := $(patsubst tests/unit/%.c,$(BUILD)/tests/%,$(wildcard tests/unit/test_*.c))
+SUPPORT := $(call obj,$(wildcard tests/support/*.c))
+CAMPAIGNS := $(patsubst tests/campaign/%.c,$(BUILD)/campaign/%,$(wildcard tests/campaign/*.c))
 BENCHES := $(patsubst tests/bench/%.c,$(BUILD)/%,$(wildcard tests/bench/*.c))
-ARCHIVES := $(BUILD)/libdaemon.a $(BUILD)/libconvstore.a $(BUILD)/libproto.a
+ARCHIVES := $(BUILD)/libsupport.a $(BUILD)/libdaemon.a $(BUILD)/libconvstore.a $(BUILD)/libproto.a
 PROGRAMS := $(BUILD)/convstored $(BUILD)/convstorectl $(BUILD)/libconvstore.so
 
-.PHONY: all build programs check deps run test bench fmt lint asan tsan fuzz install clean help
+.PHONY: all build programs check deps run test bench fmt lint asan tsan fuzz install clean help \
+  campaign-power
 # A fresh machine has no pkg-config before deps has run: what needs it is a make of its own.
 all: deps
 	@$(MAKE) --no-print-directory -j$(JOBS) build
-build: programs $(UNITS) $(BENCHES)
+build: programs $(UNITS) $(CAMPAIGNS) $(BENCHES)
 programs: $(PROGRAMS)
 
 help:
@@ -47,6 +50,7 @@ help:
 	@echo "make asan     the same under AddressSanitizer and UBSan; make tsan: ThreadSanitizer"
 	@echo "make fuzz     each parser's fuzzer for FUZZ_SECONDS (60)"
 	@echo "make fmt lint format; check the format and build with clang"
+	@echo "make campaign-power  10 million simulated losses of power (make test: 100,000)"
 	@echo "make install  to PREFIX (/usr/local) below DESTDIR"
 	@echo "make deps     install what is missing; all, clean; V=1 shows each command"
 
@@ -64,7 +68,9 @@ $(BUILD)/convstored: $(BUILD)/daemon/main.o $(BUILD)/libdaemon.a $(BUILD)/libpro
 $(BUILD)/convstorectl: $(CTL) $(BUILD)/libconvstore.a $(BUILD)/libdaemon.a $(BUILD)/libproto.a
 $(UNITS): $(BUILD)/tests/%: $(BUILD)/tests/unit/%.o $(ARCHIVES)
 $(BENCHES): $(BUILD)/%: $(BUILD)/tests/bench/%.o $(ARCHIVES)
-$(BUILD)/convstored $(BUILD)/convstorectl $(BENCHES):
+$(CAMPAIGNS): $(BUILD)/campaign/%: $(BUILD)/tests/campaign/%.o $(ARCHIVES)
+$(BUILD)/convstored $(BUILD)/convstorectl $(BENCHES) $(CAMPAIGNS):
+	@mkdir -p $(@D)
 	$(call say,LINK)
 	$(Q)$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS)
 $(UNITS):
@@ -77,6 +83,7 @@ $(BUILD)/libconvstore.so: $(CLIENT) $(BUILD)/libproto.a client/convstore.map
 	  -Wl,--version-script=client/convstore.map -o $@ $(filter-out %.map,$^) -lmsgpackc
 $(BUILD)/libproto.a: $(PROTO)
 $(BUILD)/libdaemon.a: $(DAEMON)
+$(BUILD)/libsupport.a: $(SUPPORT)
 $(BUILD)/libconvstore.a: $(CLIENT)
 %.a:
 	@rm -f $@
@@ -141,6 +148,10 @@ install: programs
 	  'Cflags: -I$(PREFIX)/include' > $(DESTDIR)$(PREFIX)/lib/pkgconfig/convstore.pc
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/convstore config/convstored.conf \
 	  proto/PROTOCOL.md README.md LICENSE
+
+# The journal through 10 million simulated losses of power; a failure prints the seed that replays it.
+campaign-power: $(BUILD)/campaign/power
+	$< --states 10000000
 
 clean:
 	rm -rf $(BUILD)

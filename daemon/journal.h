@@ -92,8 +92,7 @@ enum journal_damage_kind {
     JOURNAL_DAMAGE_BYTES,  /* bytes between records, set aside in `file` */
     JOURNAL_DAMAGE_TAIL,   /* a torn tail: written, never acknowledged; the normal end of a crash */
     JOURNAL_DAMAGE_SEGMENT, /* a file that is no segment, set aside as `file` */
-    JOURNAL_DAMAGE_MISSING, /* a segment that should be there */
-    JOURNAL_DAMAGE_UNREAD   /* records that were there and could not be read back */
+    JOURNAL_DAMAGE_MISSING  /* a segment that should be there */
 };
 
 struct journal_damage {

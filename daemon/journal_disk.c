@@ -297,7 +297,8 @@ int disk_add_spare(struct journal_disk *disk)
     char name[DISK_NAME_MAX];
     int fd, rc;
 
-    assert(disk->spares < DISK_SPARES_MAX);
+    if (disk->spares == DISK_SPARES_MAX) /* recycling was quicker */
+        return 0;
     fd = sysio_open(sys, disk->dir_fd, UNFINISHED_NAME, O_RDWR | O_CREAT | O_TRUNC);
     if (fd < 0)
         return fd;
@@ -465,14 +466,13 @@ static int work_read(struct work_job *job)
     disk_segment_name(job->index, name);
     fd = sysio_open(sys, job->disk->dir_fd, name, O_RDONLY);
     rc = fd >= 0 ? segment_read_header(sys, fd, &header, &bad_copies) : fd;
-    if (rc == -EBADMSG || rc == -ENOENT) {
-        job->offset = job->limit; /* damaged since the start: the loop finds what is missing */
-        rc = 0;
-    } else if (rc == 0) {
+    if (rc == 0) {
         segment_key_init(&key, header.salt);
         segment_cursor_start(&job->disk->cursor, fd, &key, job->offset, job->limit);
         rc = read_records(job);
     }
+    if (rc == 0 && job->disk->cursor.bad_pages > 0)
+        rc = -EIO;
     if (fd >= 0)
         sys->close(sys, fd);
     return rc == 0 ? 0 : work_fail(job, rc, "read");

@@ -28,33 +28,6 @@ void journal_ready(struct journal *j, struct conversation *c)
     kill_point(KILL_record_ready);
 }
 
-struct loss {
-    struct journal *j;
-    uint64_t count;
-};
-
-static bool lose_one(void *arg, uint64_t seq)
-{
-    struct loss *loss = arg;
-
-    ledger_set(&loss->j->ledger, seq, PLACE_GONE, loss->j->sys->now_us(loss->j->sys));
-    loss->count++;
-    return true;
-}
-
-/* The cursor is through, and records that should have come did not: the disk lost them since they
- * were written or recovered. They are reported, and hold nothing up. */
-static void lose_unread(struct journal *j, struct ledger_segment *s)
-{
-    struct loss loss = {j, 0};
-
-    ledger_each(&j->ledger, s, PLACE_DISK, lose_one, &loss);
-    assert(s->unread == 0);
-    damage_add(&j->damages, &(struct journal_damage){.kind = JOURNAL_DAMAGE_UNREAD,
-                                                     .segment = s->index,
-                                                     .bytes = loss.count});
-}
-
 /* The segment in which the cursor stands, brought to where something unread is; NULL for none. */
 static struct ledger_segment *cursor_segment(struct journal *j)
 {
@@ -69,7 +42,10 @@ static struct ledger_segment *cursor_segment(struct journal *j)
         }
         if (j->cursor_offset < s->end)
             return s;
-        lose_unread(j, s);
+        /* The cursor is through, and records that are there did not come: damaged since they were
+         * written or recovered. The next start sets the damage aside and goes on without it. */
+        journal_fail(j, -EBADMSG, "reading records back");
+        return NULL;
     }
     assert(j->ledger.unread == 0);
     return NULL;

@@ -332,8 +332,10 @@ void ledger_trim(struct ledger *l, uint64_t index)
         free(l->segments[gone].places);
         gone++;
     }
+    if (gone == 0)
+        return;
     memmove(l->segments, l->segments + gone, (l->count - gone) * sizeof *l->segments);
     l->count -= gone;
-    if (gone > 0 && l->moved_count > 0)
+    if (l->moved_count > 0)
         (void)!moved_rebuild(l, l->moved_count, index); /* short of memory: they stay, harmless */
 }

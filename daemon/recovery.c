@@ -35,7 +35,7 @@ const char *damage_kind_name(enum journal_damage_kind kind)
     static const char *const names[] = {
         [JOURNAL_DAMAGE_HEADER] = "header_copy", [JOURNAL_DAMAGE_BYTES] = "bytes",
         [JOURNAL_DAMAGE_TAIL] = "torn_tail",     [JOURNAL_DAMAGE_SEGMENT] = "no_segment",
-        [JOURNAL_DAMAGE_MISSING] = "missing",    [JOURNAL_DAMAGE_UNREAD] = "unread",
+        [JOURNAL_DAMAGE_MISSING] = "missing",
     };
 
     return names[kind];
