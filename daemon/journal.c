@@ -270,7 +270,7 @@ static void merge_notes(struct journal *j)
 
 /* A note that finds no room is left out: all it costs is that a restart replays the record, which
  * the database then recognises. */
-void journal_note_done(struct journal *j, uint64_t seq)
+static void note_done(struct journal *j, uint64_t seq)
 {
     struct done_range *last = j->note_count > 0 ? &j->notes[j->note_count - 1] : NULL;
 
@@ -291,7 +291,7 @@ void journal_done(struct journal *j, uint64_t seq)
     if (place != PLACE_MEMORY && place != PLACE_DISK)
         return;
     ledger_set(&j->ledger, seq, PLACE_DONE, j->sys->now_us(j->sys));
-    journal_note_done(j, seq);
+    note_done(j, seq);
 }
 
 /* Moves records from a list to the group's while they fit; returns their bytes on disk. */

@@ -7,12 +7,14 @@
  * is freed; `handles` counts the open ones. */
 #include <assert.h>
 #include <errno.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "daemon/handoff.h"
 #include "daemon/journal_private.h"
+#include "daemon/log.h"
 
 #define TICK_MS 1000u
 
@@ -128,6 +130,24 @@ static void stop_threads(struct journal_loop *l)
     l->groups = l->work = NULL;
 }
 
+/* What the start found, for whoever reads the log; stats keep it too. */
+static void log_start(const struct journal *j)
+{
+    for (unsigned i = 0; i < j->damages.kept; i++) {
+        const struct journal_damage *d = &j->damages.list[i];
+
+        log_line(d->kind == JOURNAL_DAMAGE_TAIL ? LOG_LEVEL_INFO : LOG_LEVEL_WARNING,
+                 "journal damage=%s segment=%016" PRIx64 " offset=%" PRIu64 " bytes=%" PRIu64
+                 " set_aside=%s",
+                 damage_kind_name(d->kind), d->segment, d->offset, d->bytes,
+                 d->file[0] != '\0' ? d->file : "no");
+    }
+    log_info("journal directory=%s segments=%zu waiting=%" PRIu64 " next_seq=%" PRIu64
+             " damages=%" PRIu64 " sync_p50_us=%" PRIu64 " sync_p99_us=%" PRIu64,
+             j->config.directory, j->ledger.count, j->ledger.live, j->next_seq, j->damages.count,
+             j->probe_p50_ns / 1000, j->probe_p99_ns / 1000);
+}
+
 int journal_open(const struct journal_config *config, uv_loop_t *loop, const struct sysio *sys,
                  const struct journal_callbacks *callbacks, void *owner, struct journal **ret,
                  char ret_error[512])
@@ -159,6 +179,7 @@ int journal_open(const struct journal_config *config, uv_loop_t *loop, const str
         return rc;
     }
     start_handles(l, loop);
+    log_start(j);
     *ret = j;
     return 0;
 }

@@ -119,7 +119,6 @@ void journal_group_finished(struct journal *j);
 void journal_work_finished(struct journal *j, struct work_job *job);
 bool journal_has_unwritten(const struct journal *j);
 void journal_fail(struct journal *j, int error, const char *step);
-void journal_note_done(struct journal *j, uint64_t seq);
 
 /* journal_space.c */
 void journal_space_pump(struct journal *j);

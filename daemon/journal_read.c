@@ -3,8 +3,8 @@
  * The memory rule: a durable record that is not done is either in memory (PLACE_MEMORY: handed to
  * the backlog) or behind the read cursor (PLACE_DISK), and the ledger says which. A fresh record is
  * handed on at once only when nothing is behind the cursor, so that old ones never starve; the read
- * job knows nothing of this and brings all, and what is not PLACE_DISK and at home in the segment
- * that was read is dropped. Memory is bounded by the backlog's room and by what one job reads. */
+ * job knows nothing of this and brings all, and what is not PLACE_DISK is dropped. Memory is
+ * bounded by the backlog's room and by what one job reads. */
 #include <assert.h>
 #include <errno.h>
 
@@ -78,10 +78,8 @@ static void cursor_read(struct journal *j, struct work_job *job)
     if (j->cursor_index == job->index && j->cursor_offset == j->read_from)
         j->cursor_offset = job->offset;
     while ((c = conversation_list_pop(&job->found)) != NULL) {
-        uint64_t home = 0;
-
         j->cursor_arrived_us = conversation_header(c)->arrived_at_us;
-        if (ledger_place(&j->ledger, c->seq, &home) != PLACE_DISK || home != job->index) {
+        if (ledger_place(&j->ledger, c->seq, NULL) != PLACE_DISK) {
             conversation_free(c);
             continue;
         }
@@ -183,14 +181,10 @@ void journal_moves_synced(struct journal *j, struct conversation *moved)
 {
     while (moved != NULL) {
         struct conversation *next = moved->next;
-
         enum record_place place = ledger_place(&j->ledger, moved->seq, NULL);
 
-        /* Done while its copy was on the way: the note may stand before the copy, which recovery
-         * would then take for live once the original is gone. So it is noted again. */
-        if (place == PLACE_DONE)
-            journal_note_done(j, moved->seq);
-        else if (place != PLACE_GONE)
+        /* Done while its copy was on the way: its note is in a later group than the copy. */
+        if (place == PLACE_DISK || place == PLACE_MEMORY)
             ledger_move(&j->ledger, moved->seq, j->sys->now_us(j->sys));
         j->moved++;
         conversation_free(moved);

@@ -186,6 +186,7 @@ static void end_generation(struct episode *e)
 {
     struct world *w = &e->world;
     struct simdisk *crashed;
+    bool for_good = sim_below(&e->random, 2) == 0;
 
     switch (sim_below(&e->random, 3)) {
     case 0: /* the process dies; the caches stay */
@@ -200,8 +201,9 @@ static void end_generation(struct episode *e)
         total.kills++;
         break;
     case 2: /* a write or a sync fails: no ack any more, the daemon goes, its caches lie */
-        w->disk->fault = (struct sim_fault){
-            .at = w->disk->calls + 1 + sim_below(&e->random, 12), .error = -5, .for_good = true};
+        w->disk->fault = (struct sim_fault){.at = w->disk->calls + 1 + sim_below(&e->random, 30),
+                                            .error = -5,
+                                            .for_good = for_good};
         for (int i = 0; i < 40 && !w->failed; i++)
             act(e);
         total.failures += w->failed;
