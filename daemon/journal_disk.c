@@ -237,14 +237,12 @@ void disk_group_run(struct group_job *job)
 int disk_rewrite(struct journal_disk *disk, const struct disk_segment *segment, uint64_t end,
                  uint64_t next_seq)
 {
-    unsigned bad_pages = 0;
 
     disk->base = SEGMENT_DATA;
     disk->filled = 0;
     assert(end >= SEGMENT_DATA);
     while (end - disk->base >= BUFFER_BYTES) {
-        ssize_t n = sysio_salvage(disk->sys, segment->fd, disk->buffer, BUFFER_BYTES, disk->base,
-                                  &bad_pages);
+        ssize_t n = sysio_read(disk->sys, segment->fd, disk->buffer, BUFFER_BYTES, disk->base);
         int rc = n < 0 ? (int)n : n < (ssize_t)BUFFER_BYTES ? -EIO : 0;
 
         if (rc == 0)
@@ -255,8 +253,8 @@ int disk_rewrite(struct journal_disk *disk, const struct disk_segment *segment, 
     }
     while (disk->base + disk->filled < end) {
         size_t want = (size_t)(end - disk->base - disk->filled);
-        ssize_t n = sysio_salvage(disk->sys, segment->fd, disk->buffer + disk->filled, want,
-                                  disk->base + disk->filled, &bad_pages);
+        ssize_t n = sysio_read(disk->sys, segment->fd, disk->buffer + disk->filled, want,
+                               disk->base + disk->filled);
 
         if (n <= 0)
             return n < 0 ? (int)n : -EIO;
@@ -471,8 +469,6 @@ static int work_read(struct work_job *job)
         segment_cursor_start(&job->disk->cursor, fd, &key, job->offset, job->limit);
         rc = read_records(job);
     }
-    if (rc == 0 && job->disk->cursor.bad_pages > 0)
-        rc = -EIO;
     if (fd >= 0)
         sys->close(sys, fd);
     return rc == 0 ? 0 : work_fail(job, rc, "read");

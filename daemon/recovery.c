@@ -260,6 +260,16 @@ static int scan_segment(struct recovery *r, struct segment_cursor *cursor, int d
                  name, SEGMENT_VERSION);
         return rc;
     }
+    if (rc == -EIO) {
+        /* A bad sector, or a bad minute: only a person can tell. To go on without what could not be
+         * read would lose it for good. */
+        snprintf(
+            error, 512,
+            "cannot read %s: the disk is failing; copy the journal to a sound disk, with zeros "
+            "for what cannot be read (ddrescue), and start there",
+            name);
+        return rc;
+    }
     return rc == 0 ? 0 : fail(error, rc, "read", name);
 }
 
@@ -339,11 +349,10 @@ int recovery_scan(const struct sysio *sys, int dir_fd, struct recovery *ret, cha
 static int copy_bytes(const struct sysio *sys, int from, int to, uint64_t offset, uint64_t bytes)
 {
     uint8_t page[SEGMENT_PAGE];
-    unsigned bad_pages = 0;
 
     for (uint64_t done = 0; done < bytes;) {
         size_t want = bytes - done < sizeof page ? (size_t)(bytes - done) : sizeof page;
-        ssize_t n = sysio_salvage(sys, from, page, want, offset + done, &bad_pages);
+        ssize_t n = sysio_read(sys, from, page, want, offset + done);
         int rc = n < 0 ? (int)n : 0;
 
         if (n == 0) /* the file is cut */

@@ -36,7 +36,6 @@ void segment_cursor_start(struct segment_cursor *cursor, int fd, const struct se
     cursor->limit = limit;
     cursor->end = offset;
     cursor->closed = false;
-    cursor->bad_pages = 0;
     cursor->base = offset;
     cursor->len = 0;
 }
@@ -86,8 +85,7 @@ static int window_at(struct segment_cursor *cursor, uint64_t offset, size_t need
     want = cursor->capacity - keep;
     if (want > cursor->limit - read_from)
         want = (size_t)(cursor->limit - read_from);
-    n = sysio_salvage(cursor->sys, cursor->fd, cursor->window + keep, want, read_from,
-                      &cursor->bad_pages);
+    n = sysio_read(cursor->sys, cursor->fd, cursor->window + keep, want, read_from);
     if (n < 0)
         return (int)n;
     cursor->len += (size_t)n;
@@ -168,8 +166,7 @@ int segment_read_header(const struct sysio *sys, int fd, struct segment_header *
     *ret_bad_copies = 0;
     for (unsigned copy = 0; copy < 2; copy++) {
         struct segment_header header;
-        unsigned bad_pages = 0;
-        ssize_t n = sysio_salvage(sys, fd, page, sizeof page, copy * SEGMENT_COPY_AT, &bad_pages);
+        ssize_t n = sysio_read(sys, fd, page, sizeof page, copy * SEGMENT_COPY_AT);
         int rc = n < 0 ? (int)n : segment_decode(page, (size_t)n, &header);
 
         if (rc == 0 && result != 0)

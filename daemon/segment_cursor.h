@@ -18,7 +18,6 @@ struct segment_cursor {
     uint64_t end;     /* behind the last sound record */
     bool closed;      /* an END stands at `end` */
     uint64_t end_seq; /* what that END says of the next number */
-    unsigned bad_pages;
     /* Bytes that are no record, with a sound one behind them. May be NULL. */
     void (*on_gap)(void *arg, uint64_t from, uint64_t to);
     void *arg;

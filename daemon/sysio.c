@@ -17,7 +17,6 @@
 #include <time.h>
 #include <unistd.h>
 
-#define PAGE 4096u
 #define NS_PER_S 1000000000ull
 
 static int result(int rc)
@@ -263,34 +262,6 @@ ssize_t sysio_read(const struct sysio *sys, int fd, void *buf, size_t len, uint6
         if (n == 0)
             break;
         got += (size_t)n;
-    }
-    return (ssize_t)got;
-}
-
-ssize_t sysio_salvage(const struct sysio *sys, int fd, void *buf, size_t len, uint64_t offset,
-                      unsigned *bad_pages)
-{
-    ssize_t n = sysio_read(sys, fd, buf, len, offset);
-    size_t got = 0;
-
-    if (n != -EIO)
-        return n;
-    while (got < len) {
-        size_t step = PAGE - (size_t)((offset + got) % PAGE);
-
-        if (step > len - got)
-            step = len - got;
-        n = sysio_read(sys, fd, (uint8_t *)buf + got, step, offset + got);
-        if (n == -EIO) {
-            memset((uint8_t *)buf + got, 0, step);
-            (*bad_pages)++;
-            n = (ssize_t)step;
-        }
-        if (n < 0)
-            return n;
-        got += (size_t)n;
-        if ((size_t)n < step)
-            break;
     }
     return (ssize_t)got;
 }

@@ -52,9 +52,4 @@ int sysio_write(const struct sysio *sys, int fd, const void *buf, size_t len, ui
 ssize_t sysio_read(const struct sysio *sys, int fd, void *buf, size_t len, uint64_t offset)
     __attribute__((warn_unused_result));
 
-/* The same, but a page that the disk cannot give (-EIO) comes as zeros, and *bad_pages counts it:
- * the checksums above find out which records that cost. */
-ssize_t sysio_salvage(const struct sysio *sys, int fd, void *buf, size_t len, uint64_t offset,
-                      unsigned *bad_pages) __attribute__((warn_unused_result));
-
 #endif

@@ -50,6 +50,12 @@ static struct simdisk *disk_of(const struct sysio *sys)
     return (struct simdisk *)(uintptr_t)sys;
 }
 
+static bool interruptible(enum call_kind kind)
+{
+    return kind == CALL_OPEN || kind == CALL_READ || kind == CALL_WRITE || kind == CALL_SYNC ||
+           kind == CALL_SYNC_DIRECTORY || kind == CALL_TRUNCATE || kind == CALL_LOCK;
+}
+
 /* Counts the call; 1: it must fail with *ret_error (0 there: a short transfer). */
 static int faulty(struct simdisk *d, enum call_kind kind, int *ret_error)
 {
@@ -58,6 +64,11 @@ static int faulty(struct simdisk *d, enum call_kind kind, int *ret_error)
         d->fault_kind = (int)kind;
     else if (!(d->fault.for_good && d->fault_kind == (int)kind))
         return 0;
+    if ((d->fault.error == -EINTR && !interruptible(kind)) ||
+        (d->fault.error == 0 && kind != CALL_READ && kind != CALL_WRITE)) {
+        d->fault_kind = -1; /* such a call cannot fail like that */
+        return 0;
+    }
     d->faults++;
     *ret_error = d->fault.error;
     return 1;
@@ -165,7 +176,7 @@ static int sim_open_directory(const struct sysio *sys, const char *path)
 
     (void)path;
     if (faulty(d, CALL_OPEN_DIRECTORY, &error))
-        return error != 0 ? error : -EIO;
+        return error;
     return d->directory_made ? DIRECTORY_FD : -ENOENT;
 }
 
@@ -176,7 +187,7 @@ static int sim_make_directory(const struct sysio *sys, const char *path)
 
     (void)path;
     if (faulty(d, CALL_MAKE_DIRECTORY, &error))
-        return error != 0 ? error : -EIO;
+        return error;
     if (d->directory_made)
         return -EEXIST;
     d->directory_made = true;
@@ -202,7 +213,7 @@ static int sim_open(const struct sysio *sys, int dir, const char *name, int flag
 
     assert(dir == DIRECTORY_FD);
     if (faulty(d, CALL_OPEN, &error))
-        return error != 0 ? error : -EINTR;
+        return error;
     if (found == NULL && (flags & O_CREAT) == 0)
         return -ENOENT;
     if (found == NULL) {
@@ -297,7 +308,7 @@ static int sim_fdatasync(const struct sysio *sys, int fd)
             persist(f, &f->writes[i]);
     f->write_count = 0; /* clean, says the kernel, even after a failure */
     f->disk_size = f->size;
-    return fails ? (error != 0 ? error : -EIO) : 0;
+    return fails ? error : 0;
 }
 
 /* Files without a name and without a descriptor are gone. */
@@ -329,7 +340,7 @@ static int sim_fsync(const struct sysio *sys, int fd)
     assert(fd == DIRECTORY_FD);
     at_boundary(d);
     if (faulty(d, CALL_SYNC_DIRECTORY, &error))
-        return error != 0 ? error : -EIO;
+        return error;
     memcpy(d->disk_names, d->names, sizeof d->names);
     d->op_count = 0;
     d->disk_directory_made = d->directory_made;
@@ -345,7 +356,7 @@ static int sim_truncate(const struct sysio *sys, int fd, uint64_t size)
 
     at_boundary(d);
     if (faulty(d, CALL_TRUNCATE, &error))
-        return error != 0 ? error : -EIO;
+        return error;
     assert(size == 0); /* all that the journal does */
     f->size = f->disk_size = 0;
     f->write_count = 0;
@@ -358,7 +369,7 @@ static int64_t sim_size(const struct sysio *sys, int fd)
     int error;
 
     if (faulty(d, CALL_SIZE, &error))
-        return error != 0 ? error : -EIO;
+        return error;
     return (int64_t)file_of(d, fd)->size;
 }
 
@@ -371,7 +382,7 @@ static int sim_rename(const struct sysio *sys, int dir, const char *from, const 
     (void)dir;
     at_boundary(d);
     if (faulty(d, CALL_RENAME, &error))
-        return error != 0 ? error : -EIO;
+        return error;
     if (name == NULL)
         return -ENOENT;
     do_op(d, SIM_RENAME, from, to, name->file);
@@ -387,7 +398,7 @@ static int sim_unlink(const struct sysio *sys, int dir, const char *from)
     (void)dir;
     at_boundary(d);
     if (faulty(d, CALL_UNLINK, &error))
-        return error != 0 ? error : -EIO;
+        return error;
     if (name == NULL)
         return -ENOENT;
     do_op(d, SIM_UNLINK, from, "", name->file);
@@ -411,7 +422,7 @@ static int sim_list(const struct sysio *sys, int dir, sysio_name_cb *each, void 
 
     (void)dir;
     if (faulty(d, CALL_LIST, &error))
-        return error != 0 ? error : -EIO;
+        return error;
     return simdisk_each(d, each, arg);
 }
 
@@ -422,7 +433,7 @@ static int sim_lock(const struct sysio *sys, int fd)
 
     (void)fd;
     if (faulty(d, CALL_LOCK, &error))
-        return error != 0 ? error : -EIO;
+        return error;
     return 0;
 }
 
@@ -432,7 +443,7 @@ static int sim_getrandom(const struct sysio *sys, void *buf, size_t len)
     int error;
 
     if (faulty(d, CALL_RANDOM, &error))
-        return error != 0 ? error : -EIO;
+        return error;
     for (size_t i = 0; i < len; i++)
         ((uint8_t *)buf)[i] = (uint8_t)sim_random(&d->random);
     return 0;

@@ -31,7 +31,8 @@ struct world {
     enum fate fates[WORLD_MAX];
     uint64_t seqs[WORLD_MAX];
     uint8_t in_memory[WORLD_MAX];
-    uint32_t count; /* numbers given: 1 .. count */
+    uint8_t own_text[WORLD_MAX]; /* appended with a text of the test's own */
+    uint32_t count;              /* numbers given: 1 .. count */
     uint32_t by_seq[WORLD_MAX * 2];
     uint64_t written_notes[WORLD_MAX]; /* in groups that no sync has covered yet */
     unsigned written_note_count;
@@ -52,6 +53,7 @@ void world_abandon(struct world *w); /* the process dies: the journal's memory g
 
 /* 0 or what journal_append() said. */
 int world_append(struct world *w, size_t transcript_len);
+int world_append_text(struct world *w, const void *text, size_t len);
 void world_pump(struct world *w);
 bool world_run_group(struct world *w);    /* on "the sync thread" */
 bool world_finish_group(struct world *w); /* back on the loop */
