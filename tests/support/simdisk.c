@@ -76,6 +76,7 @@ static int faulty(struct simdisk *d, enum call_kind kind, int *ret_error)
 
 static void at_boundary(struct simdisk *d)
 {
+    d->changes++;
     if (d->boundary != NULL && !d->quiet)
         d->boundary(d->arg, d);
 }
@@ -279,6 +280,8 @@ static ssize_t sim_pwrite(const struct sysio *sys, int fd, const void *buf, size
             return error;
         len = len > 1 ? len / 2 : len;
     }
+    if (d->full && offset + len > f->size)
+        return -ENOSPC;
     reserve(f, (offset + len + SIM_SECTOR - 1) / SIM_SECTOR * SIM_SECTOR);
     memcpy(f->cache + offset, buf, len);
     if (offset + len > f->size)

@@ -60,6 +60,8 @@ struct simdisk {
     struct sim_fault fault;
     int fault_kind; /* that has begun to fail for good */
     uint64_t faults;
+    uint64_t changes; /* calls that changed something */
+    bool full;        /* files do not grow */
     /* Called before each call that changes something. */
     void (*boundary)(void *arg, struct simdisk *disk);
     void *arg;
