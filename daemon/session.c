@@ -3,7 +3,9 @@
  * Reads go into one buffer that all sessions share; a session owns memory only for a message that
  * has come half, and for replies that its peer has not read. The one hard thing is stopping: a
  * session reads only while session_may_read() says so, and whatever makes it true again (a reply
- * written, a request answered, the set resumed) calls session_pump().
+ * written, a request answered, the set resumed) calls session_pump(). That may handle messages, so
+ * it never runs inside an answer: who gives one is in the middle of his own work. An answered
+ * session goes on when its reply is flushed.
  *
  * Life: OPEN -> ENDING (no more reading; replies that are due still go) -> CLOSING (handle closing)
  * -> freed, once the handle is gone and no request holds the session. */
@@ -239,6 +241,13 @@ static void write_rest(struct session *s, size_t written)
     }
 }
 
+/* Reads on where the answers that were just sent have made room. */
+static void session_go_on(struct session *s)
+{
+    if (s->state == SESSION_OPEN && !s->reading && !s->parked)
+        session_pump(s);
+}
+
 static void session_flush(struct session *s)
 {
     uv_buf_t buffer = uv_buf_init(s->out.data, (unsigned)s->out.size);
@@ -249,8 +258,10 @@ static void session_flush(struct session *s)
         session_close(s);
         return;
     }
-    if (s->out.size == 0)
+    if (s->out.size == 0) {
+        session_go_on(s);
         return;
+    }
     if (s->unsent == 0)
         written = uv_try_write((uv_stream_t *)&s->pipe, &buffer, 1);
     if (written < 0 && written != UV_EAGAIN) {
@@ -259,6 +270,7 @@ static void session_flush(struct session *s)
         msgpack_sbuffer_destroy(&s->out); /* ten thousand idle sessions keep no buffer */
         msgpack_sbuffer_init(&s->out);
         session_finish(s);
+        session_go_on(s);
     } else {
         write_rest(s, written < 0 ? 0 : (size_t)written);
     }
@@ -289,13 +301,18 @@ static int pack_out(void *data, const char *bytes, size_t len)
     return 0;
 }
 
+static void mark_dirty(struct session *s)
+{
+    if (s->dirty)
+        return;
+    s->dirty = true;
+    TAILQ_INSERT_TAIL(&s->set->dirty, s, dirty_link);
+}
+
 msgpack_packer *session_reply(struct session *s)
 {
     assert(session_is_open(s));
-    if (!s->dirty) {
-        s->dirty = true;
-        TAILQ_INSERT_TAIL(&s->set->dirty, s, dirty_link);
-    }
+    mark_dirty(s);
     return &s->packer;
 }
 
@@ -612,6 +629,6 @@ void session_release(struct session *s)
         return;
     }
     session_finish(s);
-    if (s->state == SESSION_OPEN && !s->reading && !s->parked)
-        session_pump(s);
+    if (s->state == SESSION_OPEN)
+        mark_dirty(s); /* so that it goes on though nothing was packed */
 }
