@@ -17,6 +17,14 @@ class Config(Scenario):
                               stdin=subprocess.DEVNULL, capture_output=True, timeout=scaled(20),
                               env=clean_environment(**environment), check=False)
 
+    def run_with_sockets(self, **sockets):
+        """The same with these paths, the others and the journal being in the test's directory."""
+        settings = {"listen.socket": self.directory / "s2", "listen.control_socket": self.directory / "c2",
+                    "journal.directory": self.directory / "j2"}
+        settings.update({f"listen.{key}": path for key, path in sockets.items()})
+        return self.run_daemon(*[word for key, value in settings.items()
+                                 for word in ("--set", f"{key}={value}")])
+
     def write(self, text, name="convstored.conf"):
         path = self.directory / name
         path.write_text(text)
@@ -109,7 +117,7 @@ class Config(Scenario):
         host, rest = pg.conninfo.split(" ", 1)
         d = self.daemon(start=False)
         path = self.write(f"[listen]\nsocket = {d.socket}\nsocket_mode = 0640\n"
-                          f"control_socket = {d.control_socket}\n[database]\nconninfo = {host}\n  {rest}\n"
+                          f"control_socket = {d.control_socket}\n[journal]\ndirectory = {d.journal}\n[database]\nconninfo = {host}\n  {rest}\n"
                           "[log]\nlevel = debug\n")
         d.settings, d.arguments = {}, ["--config", str(path)]
         d.start()
@@ -131,9 +139,7 @@ class Config(Scenario):
                              (self.directory, "is no socket")):
             for key in ("socket", "control_socket"):
                 with self.subTest(path=path, key=key):
-                    other = "control_socket" if key == "socket" else "socket"
-                    done = self.run_daemon("--set", f"listen.{key}={path}",
-                                           "--set", f"listen.{other}={self.directory}/other.sock")
+                    done = self.run_with_sockets(**{key: path})
                     self.assertEqual(done.returncode, 1)
                     (line,) = [text for text in done.stderr.splitlines() if text.startswith("convstored: ")]
                     self.assertIn(str(path), line)
@@ -144,10 +150,8 @@ class Config(Scenario):
         """Goal of this test: a daemon on a socket that another serves ends with one line and takes
         nothing away from the first."""
         d = self.daemon()
-        for settings in ({"listen.socket": d.socket, "listen.control_socket": self.directory / "c2"},
-                         {"listen.socket": self.directory / "s2", "listen.control_socket": d.control_socket}):
-            arguments = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
-            done = self.run_daemon(*arguments)
+        for sockets in ({"socket": d.socket}, {"control_socket": d.control_socket}):
+            done = self.run_with_sockets(**sockets)
             self.assertEqual(done.returncode, 1)
             self.assertRegex(done.stderr, r"convstored: .*another daemon listens there; stop it first\n\Z")
         with d.client() as client, d.control() as control:

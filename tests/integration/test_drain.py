@@ -134,9 +134,9 @@ class Drain(Scenario):
         self.assertEqual((rows.get("acked"), rows.get("waits"), len(rows)), (acked, result["id"], 3))
 
     def test_a_second_signal_ends_at_once(self):
-        """Goal of this test: a drain that cannot go on is cut short by a second signal, with a status
-        that is not 0 and a line that says what was left; who waited for a row is told."""
-        d, _ = self.held_daemon()
+        """Goal of this test: a drain that cannot go on is cut short by a second signal, with a line
+        that says what was left; who waited for a row is told, and the next start writes it."""
+        d, holder = self.held_daemon()
         with d.client() as client:
             waiting = client.send("store", conversation(), {"wait": "stored"})
             eventually(lambda: d.stats()["processing"] == 1, 5, "a batch under way")
@@ -144,26 +144,36 @@ class Drain(Scenario):
             eventually(lambda: "server.draining" in d.log(), 5, "the drain")
             started = time.monotonic()
             d.signal(signal.SIGTERM)
-            self.assertEqual(d.wait_exit(), 1)
+            self.assertEqual(d.wait_exit(), 0)
             self.assertLess(time.monotonic() - started, scaled(1))
             error, _ = client.reply(waiting)
             self.assertEqual(error[:2], [4, "SHUTTING_DOWN"])
-        self.assertRegex(d.log(), r'server\.end .*second signal.*')
+        self.assertRegex(d.log(), r'server\.end reason="second signal" left_in_journal=1 ')
+        self.check_next_start(d, holder, 2)
 
     def test_the_drain_has_an_end(self):
-        """Goal of this test: at batch.drain_timeout_ms the daemon ends with a status that is not 0,
-        says how many are lost, and tells who waited for a row."""
-        d, _ = self.held_daemon(batch__drain_timeout_ms=500)
+        """Goal of this test: at batch.drain_timeout_ms the daemon ends, says how many are left in the
+        journal, and tells who waited for a row; the next start writes them."""
+        d, holder = self.held_daemon(batch__drain_timeout_ms=500)
         with d.client() as client:
             waiting = client.send("store", conversation(), {"wait": "stored"})
             client.request("store", conversation())
             started = time.monotonic()
             d.signal(signal.SIGTERM)
-            self.assertEqual(d.wait_exit(), 1)
+            self.assertEqual(d.wait_exit(), 0)
             self.assertTrue(0.45 <= time.monotonic() - started <= scaled(3))
             error, _ = client.reply(waiting)
             self.assertEqual(error[:2], [4, "SHUTTING_DOWN"])
-        self.assertRegex(d.log(), r"server\.end lost=2 .*batch\.drain_timeout_ms")
+        self.assertRegex(d.log(), r'server\.end reason="batch\.drain_timeout_ms" left_in_journal=2 ')
+        self.check_next_start(d, holder, 3)
+
+    def check_next_start(self, d, holder, rows):
+        holder.rollback()
+        d.start()
+        d.flush()
+        self.assertEqual(self.pg.count(), rows)
+        self.assertEqual(self.pg.count("dead_letters"), 0)
+        self.assertEqual(d.stop(), 0)
 
 
 if __name__ == "__main__":

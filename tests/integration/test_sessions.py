@@ -17,7 +17,8 @@ PATIENT = {"batch__batch_timeout_ms": 60000, "batch__batch_size": 5000}
 OPERATION_KEYS = {"count", "errors", "mean_ms", "p50_ms", "p95_ms", "p99_ms", "max_ms"}
 STATS_KEYS = {"version", "uptime_s", "connections", "queued", "processing", "completed", "failed",
               "dead_letters", "duplicates", "replayed", "rejected", "oldest_queued_ms",
-              "embedding_backlog", "health", "alerts", "cache", "database", "embedding", "operations"}
+              "embedding_backlog", "health", "alerts", "journal", "cache", "database", "embedding",
+              "operations"}
 
 
 class Pipelines(Scenario):
@@ -376,7 +377,9 @@ class Control(Scenario):
         self.assertEqual([(a["name"], a["severity"]) for a in stats["alerts"]],
                          [("database_fsync_off", "warning")])
         self.assertEqual(stats["health"], "warning")
-        for name in ("queue", "embedding", "batch_insert", "end_to_end"):
+        self.assertLessEqual({"bytes", "segments", "syncs", "records_per_sync", "waiting_on_disk", "moved",
+                              "recovered", "damages"}, stats["journal"].keys())
+        for name in ("queue", "journal_sync", "embedding", "batch_insert", "end_to_end"):
             operation = stats["operations"][name]
             self.assertEqual(operation.keys(), OPERATION_KEYS, name)
             self.assertGreaterEqual(operation["count"], 1, name)
@@ -386,6 +389,7 @@ class Control(Scenario):
                             <= operation["max_ms"] * 1.1, (name, operation))
         self.assertGreater(stats["operations"]["end_to_end"]["p50_ms"], 1)
         self.assertEqual(stats["operations"]["queue"]["count"], 3)
+        self.assertTrue(1 <= stats["journal"]["syncs"] <= 10, stats["journal"])
         self.assertEqual(stats["operations"]["end_to_end"]["count"], 3)
         self.assertLessEqual(stats["uptime_s"], scaled(60))
 

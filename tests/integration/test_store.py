@@ -329,39 +329,54 @@ class Many(Scenario):
         d.flush()
         self.assertEqual(self.pg.count(), 1000)
 
-    def test_a_full_queue_refuses_and_recovers(self):
-        """Goal of this test: beyond queue.max_queue_size the answer is QUEUE_FULL with a time to try
-        again, for store_many before its first item; after a flush it goes on, and nothing is lost."""
-        d = self.daemon(self.pg, queue__max_queue_size=10, **PATIENT)
+    def test_a_full_journal_refuses_and_recovers(self):
+        """Goal of this test: at journal.max_bytes the answer is QUEUE_FULL with a time to try again,
+        for store_many before its first item; after a flush it goes on, and nothing is lost."""
+        d = self.daemon(self.pg, journal__max_bytes="2MiB", journal__segment_bytes="512KiB",
+                        listen__max_message_bytes="400KiB", **PATIENT)
+        ids = []
         with d.client() as client:
-            ids = client.request("store_many", [conversation()] * 8)["ids"]
             with self.assertRaises(RpcError) as raised:
-                client.request("store_many", [conversation()] * 3)
+                for _ in range(100):
+                    ids.append(client.request("store", conversation(transcript="x" * 100000))["id"])
             self.assert_full(raised.exception)
-            ids += [client.request("store", conversation())["id"] for _ in range(2)]
+            self.assertTrue(10 <= len(ids) <= 20, len(ids))
             with self.assertRaises(RpcError) as raised:
-                client.request("store", conversation())
+                client.request("store_many", [conversation(transcript="y" * 100000)] * 3)
             self.assert_full(raised.exception)
-            self.assertEqual(d.stats()["queued"], 10)
+            self.assertEqual(d.stats()["queued"], len(ids))
             d.flush()
-            ids.append(client.request("store", conversation())["id"])
+            ids.append(eventually(lambda: self.try_to_store(client), 10, "room again"))
             d.flush()
         rows = {row[0] for row in self.pg.sql("select id::text from convstore.conversations")}
         self.assertEqual(rows, set(ids))
 
-    def test_the_queue_is_bounded_in_bytes(self):
-        """Goal of this test: queue.max_queue_bytes holds whatever the number of conversations is."""
-        d = self.daemon(self.pg, queue__max_queue_bytes="1MiB", listen__max_message_bytes="512KiB",
-                        **PATIENT)
-        taken = 0
-        with d.client() as client, self.assertRaises(RpcError) as raised:
-            for _ in range(20):
-                client.request("store", conversation(transcript="x" * 100000))
-                taken += 1
-        self.assert_full(raised.exception)
-        self.assertTrue(8 <= taken <= 10, taken)
-        d.flush()
-        self.assertEqual(self.pg.count(), taken)
+    def try_to_store(self, client):
+        try:
+            return client.request("store", conversation(transcript="x" * 100000))["id"]
+        except RpcError as error:
+            self.assert_full(error)
+            return None
+
+    def test_the_queue_in_memory_is_bounded(self):
+        """Goal of this test: beyond queue.max_queue_size and queue.max_queue_bytes conversations are
+        acked all the same and wait in the journal; all of them become rows."""
+        for settings in ({"queue__max_queue_size": 10},
+                         {"queue__max_queue_bytes": "1MiB", "listen__max_message_bytes": "512KiB"}):
+            with self.subTest(**settings):
+                pg = self.shared_postgres()
+                d = self.daemon(pg, name="d" + "".join(settings)[:12], **settings, **PATIENT)
+                with d.client() as client:
+                    ids = [client.request("store", conversation(transcript="x" * 20000))["id"]
+                           for _ in range(150)]
+                stats = d.stats()
+                self.assertEqual(stats["queued"] + stats["processing"], 150)
+                self.assertGreaterEqual(stats["journal"]["waiting_on_disk"], 90)
+                d.flush()
+                rows = {row[0] for row in pg.sql("select id::text from convstore.conversations")}
+                self.assertEqual(rows, set(ids))
+                self.assertEqual(d.stats()["journal"]["waiting_on_disk"], 0)
+                self.assertEqual(d.stop(), 0)
 
     def assert_full(self, error):
         self.assertEqual((error.code, error.name), (3, "QUEUE_FULL"))
