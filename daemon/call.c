@@ -110,10 +110,17 @@ static void on_timeout(uv_timer_t *timer)
     struct call *call = timer->data;
     struct wire_error err;
 
-    wire_fail(&err, WIRE_UNAVAILABLE,
-              "accepted, but %u of %u not stored within %u ms; they still will be: send again with "
-              "the same ids to wait on",
-              call->due, call->count, call->timeout_ms);
+    if (!call->wait_stored)
+        wire_fail(&err, WIRE_UNAVAILABLE,
+                  "%u of %u not durable within %u ms: the disk is slow; send again with the same "
+                  "ids",
+                  call->due, call->count, call->timeout_ms);
+    else
+        wire_fail(
+            &err, WIRE_UNAVAILABLE,
+            "accepted, but %u of %u not stored within %u ms; they still will be: send again with "
+            "the same ids to wait on",
+            call->due, call->count, call->timeout_ms);
     answer(call, &err);
 }
 

@@ -348,11 +348,6 @@ static int open_journal(struct server *server, char *error)
         return -1;
     journal_stats(server->journal, &found);
     server->outstanding = found.waiting;
-    log_info("journal.open directory=%s recovered=%ju segments=%ju damages=%ju sync_p50_us=%ju "
-             "sync_p99_us=%ju",
-             config->journal.directory, (uintmax_t)found.recovered, (uintmax_t)found.segments,
-             (uintmax_t)found.damages, (uintmax_t)found.probe_p50_ns / 1000,
-             (uintmax_t)found.probe_p99_ns / 1000);
     return 0;
 }
 

@@ -28,10 +28,16 @@ static void pg_ignore_notice(void *arg, const PGresult *result)
     (void)result;
 }
 
+/* Waits for a server that a test has made crash. */
 static PGconn *pg_connect(const char *conninfo)
 {
     PGconn *conn = PQconnectdb(conninfo);
 
+    for (int i = 0; PQstatus(conn) != CONNECTION_OK && i < 300; i++) {
+        PQfinish(conn);
+        usleep(100000);
+        conn = PQconnectdb(conninfo);
+    }
     if (PQstatus(conn) != CONNECTION_OK)
         fail_msg("no connection to the test's PostgreSQL: %s", PQerrorMessage(conn));
     PQsetNoticeReceiver(conn, pg_ignore_notice, NULL);
