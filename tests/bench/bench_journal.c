@@ -4,8 +4,12 @@
  *
  *   bench_journal [--directory DIR] [--seconds S] [--bytes B] [--keep]
  *
+ *   bench_journal --recovery RECORDS [--directory DIR] [--bytes B]
+ *
  * --keep leaves the records undone (the database is down); else each is done at once and segments
- * are recycled. */
+ * are recycled. --recovery fills a journal, takes its files out of the page cache, and times a
+ * plain read of them, a start, and the reading back of everything. */
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -205,11 +209,120 @@ static int run_raw(const char *directory, double seconds)
     return 0;
 }
 
+static void add_file(const char *directory, const char *name, bool drop, uint64_t *bytes)
+{
+    static char buf[1 << 20];
+    char path[512];
+    ssize_t n;
+    int fd;
+
+    snprintf(path, sizeof path, "%s/%s", directory, name);
+    fd = open(path, O_RDONLY);
+    if (fd < 0)
+        return;
+    fsync(fd);
+    posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+    while (!drop && (n = read(fd, buf, sizeof buf)) > 0)
+        *bytes += (uint64_t)n;
+    close(fd);
+}
+
+/* Reads all segments, cold, or only takes them out of the cache. */
+static uint64_t read_plain(const char *directory, bool drop)
+{
+    DIR *dir = opendir(directory);
+    struct dirent *entry;
+    uint64_t bytes = 0;
+
+    while (dir != NULL && (entry = readdir(dir)) != NULL)
+        if (strstr(entry->d_name, ".segment") != NULL)
+            add_file(directory, entry->d_name, drop, &bytes);
+    if (dir != NULL)
+        closedir(dir);
+    return bytes;
+}
+
+static int run_loop_until(uv_loop_t *loop, uint64_t acks)
+{
+    while (bench.acks < acks && !bench.failed)
+        uv_run(loop, UV_RUN_ONCE);
+    return bench.failed;
+}
+
+static void on_ready_counted(void *owner, struct conversation *c)
+{
+    (void)owner;
+    bench.acks++;
+    journal_done(bench.journal, c->seq);
+    conversation_free(c);
+    journal_room(bench.journal, 10000, 64u << 20);
+}
+
+static int run_recovery(const char *directory, uint64_t records)
+{
+    static const struct journal_callbacks callbacks = {on_durable, on_ready_counted, on_lost,
+                                                       on_failed,  on_uncongested,   on_group};
+    struct journal_config config = {.directory = directory,
+                                    .sync = true,
+                                    .max_bytes = 64ull << 30,
+                                    .segment_bytes = 64u << 20,
+                                    .max_unsynced_bytes = 64u << 20};
+    struct journal_stats stats;
+    struct rusage usage;
+    uint64_t start, bytes;
+    double plain, opened, all;
+    uv_loop_t loop;
+    char error[512];
+
+    uv_loop_init(&loop);
+    if (journal_open(&config, &loop, sysio_real(), &callbacks, NULL, &bench.journal, error) != 0) {
+        fprintf(stderr, "%s\n", error);
+        return 1;
+    }
+    bench.end_ns = UINT64_MAX;
+    for (uint32_t i = 0; i < 100; i++)
+        append(i);
+    if (run_loop_until(&loop, records) != 0)
+        return 1;
+    bench.stopping = true;
+    journal_close(bench.journal, NULL);
+    uv_run(&loop, UV_RUN_DEFAULT);
+    read_plain(directory, true);
+    start = uv_hrtime();
+    bytes = read_plain(directory, false);
+    plain = (double)(uv_hrtime() - start) / 1e9;
+    read_plain(directory, true);
+    start = uv_hrtime();
+    if (journal_open(&config, &loop, sysio_real(), &callbacks, NULL, &bench.journal, error) != 0)
+        return 1;
+    opened = (double)(uv_hrtime() - start) / 1e9;
+    journal_stats(bench.journal, &stats);
+    getrusage(RUSAGE_SELF, &usage);
+    printf(
+        "%llu records in %.2f GB: plain cold read %.0f MB/s, recovery %.2f s = %.0f MB/s, %ld MiB "
+        "at most\n",
+        (unsigned long long)stats.waiting, (double)bytes / 1e9, (double)bytes / plain / 1e6, opened,
+        (double)bytes / opened / 1e6, usage.ru_maxrss / 1024);
+    bench.acks = 0;
+    journal_room(bench.journal, 10000, 64u << 20);
+    start = uv_hrtime();
+    if (run_loop_until(&loop, stats.waiting) != 0)
+        return 1;
+    all = (double)(uv_hrtime() - start) / 1e9;
+    getrusage(RUSAGE_SELF, &usage);
+    printf("read back and done: %.0f/s, %ld MiB at most\n", (double)stats.waiting / all,
+           usage.ru_maxrss / 1024);
+    journal_close(bench.journal, NULL);
+    uv_run(&loop, UV_RUN_DEFAULT);
+    return 0;
+}
+
 int main(int argc, char **argv)
 {
     static const unsigned clients[] = {1, 10, 100};
     const char *directory = "build/bench-journal";
     double seconds = 5;
+    uint64_t recovery = 0;
     int rc;
 
     bench.bytes = 2048;
@@ -220,6 +333,8 @@ int main(int argc, char **argv)
             directory = argv[++i];
         else if (i + 1 < argc && strcmp(argv[i], "--seconds") == 0)
             seconds = atof(argv[++i]);
+        else if (i + 1 < argc && strcmp(argv[i], "--recovery") == 0)
+            recovery = strtoull(argv[++i], NULL, 10);
         else if (i + 1 < argc && strcmp(argv[i], "--bytes") == 0)
             bench.bytes = (size_t)atol(argv[++i]);
     }
@@ -230,6 +345,8 @@ int main(int argc, char **argv)
     for (size_t i = 0; i < bench.bytes; i++)
         bench.text[i] = (char)('a' + i % 26);
     mkdir(directory, 0700);
+    if (recovery > 0)
+        return run_recovery(directory, recovery);
     rc = run_raw(directory, seconds);
     for (size_t i = 0; i < sizeof clients / sizeof clients[0] && rc == 0; i++)
         rc = run_clients(directory, clients[i], seconds);
