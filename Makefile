@@ -32,8 +32,12 @@ CLIENT := $(filter-out $(CTL),$(call obj,$(wildcard client/*.c)))
 UNITS := $(patsubst tests/unit/%.c,$(BUILD)/tests/%,$(wildcard tests/unit/test_*.c))
 SUPPORT := $(call obj,$(wildcard tests/support/*.c))
 CAMPAIGNS := $(patsubst tests/campaign/%.c,$(BUILD)/campaign/%,$(wildcard tests/campaign/*.c))
-BENCHES := $(patsubst tests/bench/%.c,$(BUILD)/%,$(wildcard tests/bench/*.c))
-ARCHIVES := $(BUILD)/libsupport.a $(BUILD)/libdaemon.a $(BUILD)/libconvstore.a $(BUILD)/libproto.a
+# tests/bench/bench_NAME.c is a program of its own; all else there is convstore-bench, and all of that
+# but its main an archive.
+BENCHES := $(patsubst tests/bench/%.c,$(BUILD)/%,$(wildcard tests/bench/bench_*.c))
+BENCH := $(call obj,$(filter-out tests/bench/bench_% tests/bench/main.c,$(wildcard tests/bench/*.c)))
+ARCHIVES := $(BUILD)/libsupport.a $(BUILD)/libbench.a $(BUILD)/libdaemon.a $(BUILD)/libconvstore.a \
+  $(BUILD)/libproto.a
 PROGRAMS := $(BUILD)/convstored $(BUILD)/convstorectl $(BUILD)/libconvstore.so
 
 .PHONY: all build programs check deps run test bench fmt lint asan tsan fuzz install clean help \
@@ -41,7 +45,7 @@ PROGRAMS := $(BUILD)/convstored $(BUILD)/convstorectl $(BUILD)/libconvstore.so
 # A fresh machine has no pkg-config before deps has run: what needs it is a make of its own.
 all: deps
 	@$(MAKE) --no-print-directory -j$(JOBS) build
-build: programs $(UNITS) $(CAMPAIGNS) $(BENCHES)
+build: programs $(BUILD)/convstore-bench $(UNITS) $(CAMPAIGNS) $(BENCHES)
 programs: $(PROGRAMS)
 
 help:
@@ -50,6 +54,7 @@ help:
 	@echo "make asan     the same under AddressSanitizer and UBSan; make tsan: ThreadSanitizer"
 	@echo "make fuzz     each parser's fuzzer for FUZZ_SECONDS (60)"
 	@echo "make fmt lint format; check the format and build with clang"
+	@echo "make bench    measure, beside Redis, beanstalkd and PostgreSQL alone; BENCH_SECONDS=30 a run"
 	@echo "make campaign-power  10 million simulated losses of power (make test: 100,000)"
 	@echo "make install  to PREFIX (/usr/local) below DESTDIR"
 	@echo "make deps     install what is missing; all, clean; V=1 shows each command"
@@ -69,7 +74,8 @@ $(BUILD)/convstorectl: $(CTL) $(BUILD)/libconvstore.a $(BUILD)/libdaemon.a $(BUI
 $(UNITS): $(BUILD)/tests/%: $(BUILD)/tests/unit/%.o $(ARCHIVES)
 $(BENCHES): $(BUILD)/%: $(BUILD)/tests/bench/%.o $(ARCHIVES)
 $(CAMPAIGNS): $(BUILD)/campaign/%: $(BUILD)/tests/campaign/%.o $(ARCHIVES)
-$(BUILD)/convstored $(BUILD)/convstorectl $(BENCHES) $(CAMPAIGNS):
+$(BUILD)/convstore-bench: $(BUILD)/tests/bench/main.o $(ARCHIVES)
+$(BUILD)/convstored $(BUILD)/convstorectl $(BUILD)/convstore-bench $(BENCHES) $(CAMPAIGNS):
 	@mkdir -p $(@D)
 	$(call say,LINK)
 	$(Q)$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS)
@@ -82,6 +88,7 @@ $(BUILD)/libconvstore.so: $(CLIENT) $(BUILD)/libproto.a client/convstore.map
 	$(Q)$(CC) -shared $(SAN) -Wl,-z,relro,-z,now -Wl,-soname,libconvstore.so.1 \
 	  -Wl,--version-script=client/convstore.map -o $@ $(filter-out %.map,$^) -lmsgpackc
 $(BUILD)/libproto.a: $(PROTO)
+$(BUILD)/libbench.a: $(BENCH)
 $(BUILD)/libdaemon.a: $(DAEMON)
 $(BUILD)/libsupport.a: $(SUPPORT)
 $(BUILD)/libconvstore.a: $(CLIENT)
