@@ -54,7 +54,7 @@ help:
 	@echo "make asan     the same under AddressSanitizer and UBSan; make tsan: ThreadSanitizer"
 	@echo "make fuzz     each parser's fuzzer for FUZZ_SECONDS (60)"
 	@echo "make fmt lint format; check the format and build with clang"
-	@echo "make bench    measure, beside Redis, beanstalkd and PostgreSQL alone; BENCH_SECONDS=30 a run"
+	@echo "make bench    measure, beside Redis, beanstalkd and PostgreSQL alone; BENCH_SECONDS a run (30)"
 	@echo "make campaign-power  10 million simulated losses of power (make test: 100,000)"
 	@echo "make install  to PREFIX (/usr/local) below DESTDIR"
 	@echo "make deps     install what is missing; all, clean; V=1 shows each command"
@@ -66,6 +66,8 @@ run: deps
 	@tests/setup/run $(BUILD)
 test: all
 	@$(MAKE) --no-print-directory check
+bench: all
+	@$(PYTHON) tests/bench/run --build $(BUILD) $(BENCH_ONLY)
 check: build
 	@$(PYTHON) tests/run.py --build $(BUILD) $(TESTS)
 
@@ -163,4 +165,4 @@ campaign-power: $(BUILD)/campaign/power
 clean:
 	rm -rf $(BUILD)
 
--include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
+-include $(shell find $(BUILD) -type f -name '*.d' 2>/dev/null)

@@ -92,6 +92,12 @@ static int rows_read(struct rows *r, struct convstore_stats *ret, uint64_t *ret_
     return 0;
 }
 
+/* What has been accepted and is no row yet. */
+static int64_t queued(const struct convstore_stats *stats)
+{
+    return stats->queued + stats->processing;
+}
+
 static int rows_begin(struct rows *r, const struct options *o)
 {
     memset(r, 0, sizeof *r);
@@ -124,7 +130,7 @@ static int rows_drain(struct rows *r, const struct options *o, json_t *result)
     uint64_t deadline = now_ns + (uint64_t)(o->drain_s * (double)NS_PER_S);
     bool empty;
 
-    while (empty = now.queued + now.processing == 0, !empty && now_ns < deadline) {
+    while (empty = queued(&now) == 0, !empty && now_ns < deadline) {
         clock_nanosleep(CLOCK_MONOTONIC, 0, &(struct timespec){.tv_nsec = DRAIN_POLL_NS}, NULL);
         if (rows_read(r, &now, &now_ns) != 0)
             return -1;
@@ -141,9 +147,12 @@ static int rows_end(struct rows *r, const struct options *o, json_t *result)
 
     if (r->store != NULL && result != NULL) {
         status = rows_read(r, &r->after, &r->after_ns);
-        if (status == 0)
+        if (status == 0) {
+            json_object_set_new(result, "queued_before", json_integer(queued(&r->before)));
+            json_object_set_new(result, "queued_after", json_integer(queued(&r->after)));
             report_rate(result, "rows", r->after.completed - r->before.completed,
                         r->after_ns - r->before_ns, true);
+        }
         if (status == 0 && o->drain_s > 0)
             status = rows_drain(r, o, result);
     }
@@ -164,6 +173,9 @@ static int run_loop(const struct options *o, json_t *report, double rate, uint64
         status = rows_begin(&rows, o);
     s.load.rate = rate;
     s.load.count = count;
+    /* What ends by its count is measured from the first message on. */
+    if (count > 0)
+        s.load.warmup_ns = 0;
     if (status == 0)
         status = setting_run(&s, o->command, report, &result);
     if (rows_end(&rows, o, result) != 0)

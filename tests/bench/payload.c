@@ -10,8 +10,9 @@
 
 #include "proto/uuid.h"
 
-#define POOL_BYTES (4u * 1024 * 1024) /* small enough not to turn a benchmark into one of memory   \
-                                       */
+#define POOL_BYTES                                                                                 \
+    (4u * 1024 * 1024) /* small enough not to turn a benchmark into one of memory                  \
+                        */
 #define POOL_MAX 1024
 #define POOL_MIN 4
 #define MAP_OVERHEAD_MAX 256 /* of an encoded conversation, beside its transcript */

@@ -1,0 +1,260 @@
+"""The servers that a benchmark starts: convstored, PostgreSQL, Redis, beanstalkd.
+
+Each is private: Unix sockets (beanstalkd, which has none, a port on 127.0.0.1), data in a directory
+below build/bench, on the disk that is measured. Each is ended by its process id, and end_all() ends
+what is left, whatever happened.
+"""
+import configparser
+import os
+import pathlib
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+
+import psycopg2
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+PG = ROOT / "tests" / "setup" / "pg"
+START_SECONDS = 30
+STOP_SECONDS = 20
+PG_CONNECTIONS = 150
+FOREIGN = re.compile(r"^(PG|DB_|OLLAMA_|CONVSTORE_)|^(NOTIFY_SOCKET|LISTEN_FDS|LISTEN_PID)$")
+
+
+class Failed(Exception):
+    """Ends the benchmark with this text."""
+
+
+def environment(**more):
+    env = {k: v for k, v in os.environ.items() if not FOREIGN.search(k)}
+    env.update(more)
+    return env
+
+
+class Process:
+    """One started program; its output goes to a log."""
+
+    running = []
+
+    def __init__(self, words, log, env=None):
+        self.log = log
+        with open(log, "wb") as output:
+            self.process = subprocess.Popen([str(w) for w in words], stdin=subprocess.DEVNULL,
+                                            stdout=output, stderr=output, start_new_session=True,
+                                            env=env or environment())
+        Process.running.append(self)
+        self.pid = self.process.pid
+
+    def wait_for(self, ready):
+        deadline = time.monotonic() + START_SECONDS
+        while not ready():
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                tail = self.log.read_text(errors="replace").splitlines()[-5:]
+                raise Failed(f"{self.process.args[0]} does not answer:\n" + "\n".join(tail))
+            time.sleep(0.002)
+
+    def end(self, how=signal.SIGKILL):
+        """SIGKILL by default: what a benchmark leaves is thrown away."""
+        if self.process.poll() is None:
+            self.process.send_signal(how)
+            try:
+                self.process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        if self in Process.running:
+            Process.running.remove(self)
+
+    def rss(self):
+        pages = pathlib.Path(f"/proc/{self.pid}/statm").read_text().split()[1]
+        return int(pages) * os.sysconf("SC_PAGESIZE")
+
+
+def end_all():
+    for process in list(Process.running):
+        process.end()
+
+
+def answers(address):
+    """Whether somebody listens at a Unix socket's path or on a port of 127.0.0.1."""
+    family = socket.AF_INET if isinstance(address, int) else socket.AF_UNIX
+    try:
+        with socket.socket(family) as probe:
+            probe.settimeout(1)
+            probe.connect(("127.0.0.1", address) if isinstance(address, int) else str(address))
+            return True
+    except OSError:
+        return False
+
+
+def fresh(directory):
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
+    return directory
+
+
+class Place:
+    """Where everything lies: data in build/bench, sockets in a directory with a short name."""
+
+    def __init__(self, build):
+        self.build = build
+        self.data = build / "bench"
+        self.data.mkdir(parents=True, exist_ok=True)
+        self.sockets = pathlib.Path(tempfile.mkdtemp(prefix="convstore-bench.", dir="/tmp"))
+        self.peers = {}
+        self.libraries = ""
+
+    def find_peers(self):
+        """What tests/bench/peers finds or fetches: name -> program."""
+        done = subprocess.run([str(ROOT / "tests" / "bench" / "peers")], stdin=subprocess.DEVNULL,
+                              stdout=subprocess.PIPE, text=True, check=True)
+        for line in done.stdout.splitlines():
+            name, where = line.split(" ", 1)
+            if name == "LIBRARIES":
+                self.libraries = where
+            else:
+                self.peers[name] = where
+
+    def remove(self):
+        shutil.rmtree(self.sockets, ignore_errors=True)
+
+    def peer_environment(self):
+        return environment(LD_LIBRARY_PATH=self.libraries)
+
+    def version(self, name):
+        flag = "-v" if name == "beanstalkd" else "--version"
+        done = subprocess.run([self.peers[name], flag], env=self.peer_environment(), text=True,
+                              stdout=subprocess.PIPE, check=False)
+        found = re.search(r"\d+\.[\d.]+", done.stdout)
+        return found[0] if found else "?"
+
+
+class Redis:
+    """Streams with appendfsync always: an answered XADD is on the disk."""
+
+    def __init__(self, place):
+        self.socket = place.sockets / "redis.sock"
+        self.directory = fresh(place.data / "redis")
+        self.process = Process(
+            [place.peers["redis-server"], "--port", "0", "--unixsocket", self.socket,
+             "--dir", self.directory, "--appendonly", "yes", "--appendfsync", "always",
+             "--save", "", "--auto-aof-rewrite-percentage", "0", "--maxclients", "20000",
+             "--daemonize", "no"], place.data / "redis.log", place.peer_environment())
+        self.process.wait_for(lambda: answers(self.socket))
+        self.arguments = ["--target", "redis", "--socket", self.socket]
+
+    def end(self):
+        self.process.end()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+class Beanstalkd:
+    """Its log synced at every write: -f 0."""
+
+    def __init__(self, place):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.directory = fresh(place.data / "beanstalkd")
+        self.process = Process(
+            [place.peers["beanstalkd"], "-l", "127.0.0.1", "-p", self.port, "-b", self.directory,
+             "-f", "0", "-z", 1 << 20], place.data / "beanstalkd.log", place.peer_environment())
+        self.process.wait_for(lambda: answers(self.port))
+        self.arguments = ["--target", "beanstalkd", "--port", self.port]
+
+    def end(self):
+        self.process.end()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+class Postgres:
+    """A private cluster with the server's default durability. One for the whole benchmark; clear()
+    gives every run an empty schema."""
+
+    def __init__(self, place):
+        self.directory = place.data / "pg"
+        self._pg("drop")
+        self._pg("start", "-c", f"max_connections={PG_CONNECTIONS}")
+        self.conninfo = self._pg("conninfo")
+
+    def _pg(self, command, *options):
+        done = subprocess.run([str(PG), command, str(self.directory), *options], env=environment(),
+                              stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT, text=True, start_new_session=True,
+                              check=False)
+        if done.returncode != 0:
+            raise Failed(done.stdout.strip())
+        return done.stdout.strip()
+
+    def sql(self, statement):
+        with psycopg2.connect(self.conninfo) as connection:
+            connection.autocommit = True
+            with connection.cursor() as cursor:
+                cursor.execute(statement)
+                return cursor.fetchone() if cursor.description else None
+
+    def clear(self):
+        self.sql("drop schema if exists convstore cascade")
+        self.sql("checkpoint")
+
+    def version(self):
+        return self.sql("show server_version")[0].split()[0]
+
+    def settings(self):
+        names = ("fsync", "synchronous_commit", "full_page_writes", "shared_buffers", "max_wal_size")
+        return {name: self.sql(f"show {name}")[0] for name in names}
+
+    def stop(self):
+        self._pg("stop")
+
+    def start(self):
+        self._pg("start")
+
+    def drop(self):
+        self._pg("drop")
+
+
+class Convstored:
+    """The daemon with a journal of its own. conninfo None: the database cannot be reached."""
+
+    def __init__(self, place, conninfo=None, keep=False, **settings):
+        self.place = place
+        self.socket = place.sockets / "convstore.sock"
+        self.control = place.sockets / "control.sock"
+        self.directory = place.data / "convstored"
+        if not keep:
+            fresh(self.directory)
+        chosen = {"listen.socket": self.socket, "listen.control_socket": self.control,
+                  "listen.max_connections": 20000, "embedding.provider": "builtin",
+                  "database.conninfo": conninfo or f"host={place.sockets} dbname=postgres"}
+        if "journal" in sections(place.build):
+            chosen["journal.directory"] = self.directory / "journal"
+            chosen["journal.max_bytes"] = "32GiB"
+        chosen.update({key.replace("__", "."): value for key, value in settings.items()})
+        words = [place.build / "convstored"]
+        for key, value in chosen.items():
+            words += ["--set", f"{key}={value}"]
+        self.socket.unlink(missing_ok=True)
+        started = time.monotonic()
+        self.process = Process(words, place.data / "convstored.log")
+        self.process.wait_for(lambda: answers(self.socket))
+        self.start_s = time.monotonic() - started
+        self.arguments = ["--socket", self.socket]
+
+    def end(self, keep=False):
+        self.process.end()
+        if not keep:
+            shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def sections(build):
+    """The sections of the configuration that this daemon knows."""
+    done = subprocess.run([str(build / "convstored"), "--check-config"], env=environment(),
+                          stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, check=True)
+    parser = configparser.ConfigParser(interpolation=None, strict=False)
+    parser.read_string(done.stdout)
+    return parser.sections()

@@ -1,0 +1,156 @@
+"""The targets that `make bench` holds the figures against, and the tables that it prints.
+
+A figure is named by the key of its runs and the path into their results (see Bench.measure). What was
+not measured is said to be so and is never counted as reached.
+"""
+import pathlib
+
+MIB = 1024 * 1024
+P50, P99, P999 = (("latency_us", q) for q in ("p50", "p99", "p99_9"))
+RATE = ("per_second",)
+
+
+class Target:
+    """ours / peer, or ours alone where peer is a number that stands for a fixed limit."""
+
+    def __init__(self, text, ours, peer=None, at_least=None, at_most=None, unit="", scale=1.0):
+        self.text, self.ours, self.peer = text, ours, peer
+        self.at_least, self.at_most = at_least, at_most
+        self.unit, self.scale = unit, scale
+
+    def judge(self, bench):
+        ours = bench.figure(*self.ours)
+        peer = bench.figure(*self.peer) if self.peer else None
+        verdict = {"text": self.text, "ours": ours, "peer": peer, "ratio": None, "reached": None,
+                   "target": self.target(), "unit": self.unit, "scale": self.scale}
+        if ours is None or (self.peer and not peer):
+            return verdict
+        value = ours / peer if self.peer else ours / self.scale
+        if self.peer:
+            verdict["ratio"] = value
+        verdict["reached"] = ((self.at_least is None or value >= self.at_least)
+                              and (self.at_most is None or value <= self.at_most))
+        return verdict
+
+    def target(self):
+        sign, limit = ("≥", self.at_least) if self.at_least is not None else ("≤", self.at_most)
+        return f"{sign} {limit:g} ×" if self.peer else f"{sign} {limit:g} {self.unit}".strip()
+
+
+def ms(text, key, path, limit):
+    return Target(text, (key, *path), at_most=limit, unit="ms", scale=1000.0)
+
+
+TARGETS = [
+    Target("acks/s, 100 connections, database stopped : Redis", ("acks 100", *RATE),
+           ("redis 100", *RATE), at_least=2),
+    Target("its p99 : Redis's", ("acks 100", *P99), ("redis 100", *P99), at_most=1, unit="ms",
+           scale=1000.0),
+    Target("acks/s, 100 connections, database taking rows : Redis", ("load 100", *RATE),
+           ("redis 100", *RATE), at_least=1),
+    ms("its p99", "load 100", P99, 5),
+    Target("rows/s meanwhile : rows/s when nothing comes in", ("load 100", "rows", "per_second"),
+           ("load 100", "drain", "per_second"), at_least=0.5),
+    Target("ack p50, one connection : overwrite + fdatasync", ("acks 1", *P50), ("raw", *P50),
+           at_most=1.5, unit="ms", scale=1000.0),
+    Target("acks/s, one connection 64 deep : Redis", ("acks 64 deep", *RATE),
+           ("redis 64 deep", *RATE), at_least=3),
+    Target("acks/s, 100 connections : beanstalkd -f 0", ("acks 100", *RATE),
+           ("beanstalkd 100", *RATE), at_least=1),
+    Target("rows/s, socket to row : one client's COPY", ("rows", *RATE), ("copy 1", *RATE),
+           at_least=1),
+    Target("rows/s : autocommit INSERT, 100 connections", ("rows", *RATE), ("insert 100", *RATE),
+           at_least=2),
+    Target("rows/s : two clients' COPY (the limit)", ("rows", *RATE), ("copy 2", *RATE),
+           at_least=0),
+    ms("open loop at 70 % of that: ack p99", "open", P99, 5),
+    ms("open loop at 70 % of that: ack p99.9", "open", P999, 20),
+    Target("its queue at the end, in seconds of its rate", ("open", "queued_seconds"), at_most=1,
+           unit="s"),
+    ms("100 at once: all acked, slowest of 20 rounds", "concurrent", ("all_acked_us", "max"), 50),
+    ms("1,000 over 60 s: ack p99", "paced", P99, 5),
+    ms("1,000 over 60 s: a row after, slowest", "paced, paced, a row", ("latency_us", "max"), 1000),
+    ms("batch of 10: rows committed, p50", "batch 10", P50, 3),
+    Target("batch of 10, rows/s : autocommit one by one", ("batch 10", *RATE),
+           ("insert one by one", *RATE), at_least=3),
+    Target("CPU for an ack, database stopped", ("acks 100", "server_cpu_us"), at_most=15,
+           unit="µs"),
+    Target("CPU for an ack, 10,000 connections : 100",
+           ("acks 10000 connections", "server_cpu_us"), ("acks 100", "server_cpu_us"), at_most=1.3,
+           unit="µs"),
+    Target("memory, idle", ("start", "rss_bytes"), at_most=15, unit="MiB", scale=MIB),
+    Target("memory, 1,000,000 waiting", ("waiting", "rss_bytes"), at_most=100, unit="MiB",
+           scale=MIB),
+    Target("memory, 10,000 connections", ("acks 10000 connections", "server_rss_bytes"),
+           at_most=200, unit="MiB", scale=MIB),
+    Target("start to accepting, empty", ("start", "seconds"), at_most=50, unit="ms", scale=0.001),
+    Target("replay after a crash", ("replay", "mb_per_second"), at_least=500, unit="MB/s"),
+]
+
+
+def judge(bench):
+    for result in bench.runs.get("open", []):
+        result["queued_seconds"] = result.get("queued_after", 0) / result["rate"]
+    return [target.judge(bench) for target in TARGETS]
+
+
+def cpu_model():
+    for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return "unknown"
+
+
+def number(value, scale=1.0):
+    if value is None:
+        return "-"
+    value /= scale
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def target_rows(verdicts):
+    rows = [("figure", "convstored", "beside it", "ratio", "target", "reached")]
+    for v in verdicts:
+        unit = f" {v['unit']}" if v["unit"] else ""
+        rows.append((v["text"], number(v["ours"], v["scale"]) + (unit if v["ours"] else ""),
+                     number(v["peer"], v["scale"]) + (unit if v["peer"] else ""),
+                     f"{v['ratio']:.2f} ×" if v["ratio"] is not None else "", v["target"],
+                     {True: "yes", False: "NO", None: "not measured"}[v["reached"]]))
+    return rows
+
+
+def run_rows(bench):
+    rows = [("runs (medians)", "per second", "p50 ms", "p99 ms", "p99.9 ms", "p99.99 ms", "max ms",
+             "CPU µs")]
+    for key, results in bench.runs.items():
+        if "latency_us" not in results[0]:
+            continue
+        row = [key, number(bench.figure(key, *RATE))]
+        row += [number(bench.figure(key, "latency_us", q), 1000.0)
+                for q in ("p50", "p99", "p99_9", "p99_99", "max")]
+        rows.append((*row, number(bench.figure(key, "server_cpu_us"))))
+    return rows
+
+
+def aligned(rows):
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join("  ".join(cell.ljust(w) if i == 0 else cell.rjust(w)
+                               for i, (cell, w) in enumerate(zip(row, widths))) for row in rows)
+
+
+def table(about, verdicts, bench):
+    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+    lines = [f"{about['processors']} processors ({about['model']}), Linux {about['kernel']}; "
+             f"{versions}; PostgreSQL's durability as it comes",
+             f"runs of {about['seconds']:g} s, medians of {about['rounds']}; "
+             f"durability of convstored: {about['durability']}", "",
+             aligned(run_rows(bench)), "", aligned(target_rows(verdicts))]
+    if about["durability"] == "memory":
+        lines.append("\nThis daemon acknowledges from memory: its acks are no match for servers "
+                     "that sync to disk.")
+    for group, why in bench.skipped.items():
+        lines.append(f"not run: {group} ({why})")
+    reached = sum(v["reached"] is True for v in verdicts)
+    measured = sum(v["reached"] is not None for v in verdicts)
+    lines.append(f"\n{reached} of {measured} measured targets reached, of {len(verdicts)} in all")
+    return "\n".join(lines)
