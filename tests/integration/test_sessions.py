@@ -373,9 +373,10 @@ class Control(Scenario):
             stats = client.request("stats")
         self.assertEqual((stats["queued"], stats["completed"], stats["oldest_queued_ms"]), (0, 3, 0))
         self.assertEqual(stats["database"]["state"], "up")
-        # The tests' server runs with fsync=off, and the daemon must say so.
-        self.assertEqual([(a["name"], a["severity"]) for a in stats["alerts"]],
-                         [("database_fsync_off", "warning")])
+        # The tests' server runs with fsync=off, and the daemon must say so. A busy disk is no fault.
+        alerts = {a["name"]: a["severity"] for a in stats["alerts"]}
+        alerts.pop("journal_slow_sync", None)
+        self.assertEqual(alerts, {"database_fsync_off": "warning"})
         self.assertEqual(stats["health"], "warning")
         self.assertLessEqual({"bytes", "segments", "syncs", "records_per_sync", "waiting_on_disk", "moved",
                               "recovered", "damages"}, stats["journal"].keys())
