@@ -20,11 +20,9 @@
 
 static const char platform[] = "bench";
 /* The same metadata, as it is sent and as jsonb takes it. */
-static const uint8_t metadata[] = "\x82\xa5topic\xa7"
-                                  "support\xa4"
-                                  "lang\xa2"
-                                  "en";
-static const char metadata_json[] = "{\"topic\":\"support\",\"lang\":\"en\"}";
+static const uint8_t metadata[] = "\x82\xa4lang\xa2"
+                                  "en\xa5topic\xa7support";
+static const char metadata_json[] = "{\"lang\":\"en\",\"topic\":\"support\"}";
 
 struct payload {
     uint8_t *pool;

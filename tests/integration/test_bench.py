@@ -1,0 +1,159 @@
+"""convstore-bench against a running daemon: what it reports is what happened."""
+import json
+import subprocess
+
+from harness import BUILD, Scenario, clean_environment, scaled
+
+QUANTILES = ("p50", "p90", "p95", "p99", "p99_9", "p99_99", "max")
+
+
+class Bench(Scenario):
+    def bench(self, daemon, *arguments, status=0):
+        """Runs it; its CompletedProcess."""
+        words = [str(BUILD / "convstore-bench"), *map(str, arguments)]
+        if daemon is not None:
+            words += ["--socket", str(daemon.socket)]
+        done = subprocess.run(words, capture_output=True, text=True, timeout=scaled(60),
+                              stdin=subprocess.DEVNULL, env=clean_environment(), check=False)
+        self.assertEqual(done.returncode, status, done.stdout + done.stderr)
+        return done
+
+    def results(self, daemon, *arguments):
+        report = json.loads(self.bench(daemon, *arguments, "--json").stdout)
+        self.assertEqual(report["command"], arguments[0])
+        self.assertGreaterEqual(report["machine"]["processors"], 1)
+        return report["results"]
+
+    def rows(self, postgres, result):
+        """The rows whose ids begin as this run's did."""
+        return postgres.value("select count(*) from convstore.conversations where id::text like %s",
+                              result["id_prefix"] + "%")
+
+    def check(self, result):
+        """Nothing went wrong, and the figures agree with one another."""
+        self.assertGreater(result["acked"], 0)
+        self.assertEqual(result["acked"], result["sent"])
+        for count in ("refused", "failed", "unanswered"):
+            self.assertEqual(result[count], 0, result)
+        latency = [result["latency_us"][q] for q in QUANTILES]
+        self.assertEqual(latency, sorted(latency))
+        self.assertGreater(latency[0], 0)
+        self.assertLessEqual(result["latency_us"]["count"] * result["batch"], result["acked"])
+
+    def test_a_closed_loop_counts_what_becomes_rows(self):
+        """Goal of this test: every acknowledgement that a closed loop of 20 connections counts is a
+        row, its rate is its count over its time, and --drain ends with an empty queue."""
+        postgres = self.postgres()
+        daemon = self.daemon(postgres, queue__max_queue_size=1000000)
+        result, = self.results(daemon, "saturate", "--connections", 20, "--seconds", 1, "--size",
+                               300, "--drain", scaled(60))
+        self.check(result)
+        self.assertEqual(result["connections"], 20)
+        self.assertEqual(result["seconds"], 1)
+        # The warm-up, a tenth of a second, is answered and not measured.
+        self.assertLess(result["per_second"], result["acked"])
+        self.assertGreater(result["per_second"], result["acked"] / 2)
+        self.assertTrue(result["drain"]["complete"])
+        self.assertEqual(result["end_to_end"]["count"], result["acked"])
+        self.assertEqual(self.rows(postgres, result), result["acked"])
+        self.assertEqual(postgres.count(), result["acked"])
+
+    def test_an_open_loop_keeps_its_rate(self):
+        """Goal of this test: an open loop sends its rate times its seconds and no more, however
+        long the answers take, and all of it becomes rows."""
+        postgres = self.postgres()
+        daemon = self.daemon(postgres)
+        result, = self.results(daemon, "open", "--rate", 500, "--seconds", 1, "--warmup", 0,
+                               "--connections", 7, "--drain", scaled(60))
+        self.check(result)
+        self.assertEqual(result["sent"], 500)
+        self.assertEqual(result["latency_us"]["count"], 500)
+        self.assertEqual(self.rows(postgres, result), 500)
+
+    def test_batches_wait_for_their_rows(self):
+        """Goal of this test: when a batch is answered its rows can be read, whatever its size."""
+        postgres = self.postgres()
+        daemon = self.daemon(postgres, batch__batch_timeout_ms=10, batch__flush_interval_ms=10)
+        for result, size in zip(self.results(daemon, "batch", "--batch", "1,10,300", "--seconds",
+                                             0.3), (1, 10, 300), strict=True):
+            self.check(result)
+            self.assertEqual(result["name"], f"batch of {size}")
+            self.assertEqual(result["acked"] % size, 0)
+            self.assertEqual(self.rows(postgres, result), result["acked"])
+
+    def test_the_other_loads(self):
+        """Goal of this test: single, concurrent and paced send as many as they say; all are rows."""
+        postgres = self.postgres()
+        daemon = self.daemon(postgres)
+        single, = self.results(daemon, "single", "--count", 50)
+        concurrent, = self.results(daemon, "concurrent", "--connections", 100, "--count", 2)
+        acked, stored = self.results(daemon, "paced", "--count", 40, "--seconds", 1)
+        daemon.flush()
+        for result, count in ((single, 50), (concurrent, 200), (acked, 40), (stored, 40)):
+            self.check(result)
+            self.assertEqual(result["acked"], count)
+            self.assertEqual(self.rows(postgres, result), count)
+        self.assertEqual(concurrent["all_acked_us"]["count"], 2)
+        self.assertGreaterEqual(concurrent["all_acked_us"]["max"],
+                                concurrent["latency_us"]["p50"])
+
+    def test_refusals_are_counted_and_not_acked(self):
+        """Goal of this test: what a full journal refuses counts as refused, never as acknowledged,
+        and its connection pauses; what was acknowledged is in the daemon's hands."""
+        daemon = self.daemon(journal__max_bytes="2MiB", journal__segment_bytes="256KiB",
+                             listen__max_message_bytes="64KiB",
+                             database__conninfo=f"host={self.directory} dbname=none")
+        result, = self.results(daemon, "saturate", "--connections", 5, "--seconds", 1)
+        self.assertGreater(result["refused"], 0)
+        self.assertLess(result["refused"], 10000)  # 100 tries a second on each connection at most
+        self.assertEqual(result["acked"] + result["refused"], result["sent"])
+        self.assertIn("QUEUE_FULL", result["first_error"])
+        self.assertEqual(result["queued_after"], result["acked"])
+
+    def test_a_lost_connection_ends_the_run(self):
+        """Goal of this test: when the server hangs up the run ends at once, with status 1 and the
+        reason, and what was not answered is not counted as acknowledged."""
+        daemon = self.daemon(self.postgres(), listen__max_message_bytes="1MiB")
+        done = self.bench(daemon, "saturate", "--connections", 2, "--seconds", 30, "--size", 300000,
+                          "--batch", 20, "--json", status=1)
+        result, = json.loads(done.stdout)["results"]
+        self.assertEqual(result["acked"], 0)
+        self.assertGreater(result["unanswered"], 0)
+        self.assertIn("closed a connection", done.stderr)
+
+    def test_the_peers_of_postgresql(self):
+        """Goal of this test: pg-insert and pg-copy write as many rows into the daemon's tables as
+        they say, each with its vector."""
+        postgres = self.postgres()
+        before = 0
+        for command in (("pg-insert", "--connections", 10), ("pg-copy", "--clients", 2)):
+            result, = self.results(None, *command, "--conninfo", postgres.conninfo, "--seconds", 1)
+            self.check(result)
+            self.assertEqual(postgres.count() - before, result["acked"])
+            self.assertEqual(postgres.count("embeddings"), postgres.count())
+            before = postgres.count()
+        text, vector = postgres.sql("""
+            select c.transcript, e.embedding::text from convstore.conversations c
+            join convstore.embeddings e on e.user_id = c.user_id and e.conversation_id = c.id
+            limit 1""")[0]
+        self.assertEqual(len(text.encode()), 2048)
+        self.assertEqual(len(vector.strip("[]{}").split(",")), 768)
+
+    def test_raw_and_the_table(self):
+        """Goal of this test: without --json there is a table with a line for the result."""
+        done = self.bench(None, "raw", "--dir", self.directory, "--seconds", 0.2)
+        head, row = done.stdout.splitlines()
+        self.assertIn("p99.99 ms", head)
+        self.assertTrue(row.startswith("raw"), row)
+
+    def test_mistakes_are_named(self):
+        """Goal of this test: a wrong command line ends with status 2 and names what is wrong; no
+        daemon ends with status 1."""
+        for words, why in ((("hurry",), "hurry"), (("single",), "--socket"),
+                           (("open", "--socket", "x", "--rate", "0"), "--rate"),
+                           (("batch", "--socket", "x", "--batch", "1,2000"), "--batch"),
+                           (("raw",), "--dir"), (("pg-copy",), "--conninfo"),
+                           (("single", "--socket", "x", "more"), "more")):
+            self.assertIn(why, self.bench(None, *words, status=2).stderr)
+        done = self.bench(None, "single", "--socket", self.directory / "none", status=1)
+        self.assertIn("No such file", done.stderr)
