@@ -395,27 +395,55 @@ static int name_segment(struct work_job *job, const char *spare)
     return rc == 0 ? 0 : work_fail(job, rc, "fsync of the directory");
 }
 
-static int work_segment(struct work_job *job)
+/* Past the page cache where that works: a group's pages are written once and not read soon, and an
+ * overwrite with its sync takes a fifth less time. A file system that refuses gets the usual way.
+ */
+int disk_open_segment(struct journal_disk *disk, uint64_t index)
+{
+    const struct sysio *sys = disk->sys;
+    _Alignas(SEGMENT_PAGE) uint8_t page[SEGMENT_PAGE];
+    char name[DISK_NAME_MAX];
+    int fd;
+
+    disk_segment_name(index, name);
+    if (disk->sync) {
+        fd = sysio_open(sys, disk->dir_fd, name, O_RDWR | O_DIRECT);
+        if (fd >= 0 && sysio_read(sys, fd, page, sizeof page, 0) == (ssize_t)sizeof page)
+            return fd;
+        if (fd >= 0)
+            sys->close(sys, fd);
+    }
+    return sysio_open(sys, disk->dir_fd, name, O_RDWR);
+}
+
+static int make_segment(struct work_job *job)
 {
     struct journal_disk *disk = job->disk;
     char spare[DISK_NAME_MAX];
-    int rc = disk->spares == 0 ? disk_add_spare(disk) : 0;
-    int fd;
+    int fd, rc;
 
-    if (rc != 0)
-        return work_fail(job, rc, "make a new segment");
     disk_spare_name(disk->spare_ids[disk->spares - 1], spare);
     fd = sysio_open(disk->sys, disk->dir_fd, spare, O_RDWR);
     if (fd < 0)
         return work_fail(job, fd, "open a spare");
     rc = write_header(job, fd);
-    if (rc == 0)
-        rc = name_segment(job, spare);
-    if (rc != 0) {
-        disk->sys->close(disk->sys, fd);
+    disk->sys->close(disk->sys, fd);
+    return rc == 0 ? name_segment(job, spare) : rc;
+}
+
+static int work_segment(struct work_job *job)
+{
+    struct journal_disk *disk = job->disk;
+    int rc = disk->spares == 0 ? disk_add_spare(disk) : 0;
+
+    if (rc != 0)
+        return work_fail(job, rc, "make a new segment");
+    rc = make_segment(job);
+    if (rc != 0)
         return rc;
-    }
-    job->segment.fd = fd;
+    job->segment.fd = disk_open_segment(disk, job->index);
+    if (job->segment.fd < 0)
+        return work_fail(job, job->segment.fd, "open a new segment");
     job->segment.index = job->index;
     job->segment.bytes = disk->segment_bytes;
     return 0;

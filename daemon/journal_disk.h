@@ -109,6 +109,11 @@ void disk_work_run(struct work_job *job);
 int disk_rewrite(struct journal_disk *disk, const struct disk_segment *segment, uint64_t end,
                  uint64_t next_seq) __attribute__((warn_unused_result));
 
+/* A descriptor to write groups with: whole pages from a page-aligned buffer. Or a negative errno.
+ */
+int disk_open_segment(struct journal_disk *disk, uint64_t index)
+    __attribute__((warn_unused_result));
+
 /* A file that nobody needs becomes a spare, or goes. */
 int disk_retire(struct journal_disk *disk, const char *name) __attribute__((warn_unused_result));
 int disk_add_spare(struct journal_disk *disk) __attribute__((warn_unused_result));

@@ -458,11 +458,14 @@ static int rewrite_last(struct recovery *r, struct journal_disk *disk,
     if (rc == 0 && disk->sync)
         rc = sysio_sync_data(disk->sys, segment.fd);
     kill_point(KILL_recovery_synced);
-    if (rc != 0 || last->size != disk->segment_bytes ||
-        last->end + TAIL_ROOM_MIN > disk->segment_bytes) {
-        disk->sys->close(disk->sys, segment.fd);
-        return rc == 0 ? 0 : fail(error, rc, "write anew", name);
-    }
+    disk->sys->close(disk->sys, segment.fd);
+    if (rc != 0)
+        return fail(error, rc, "write anew", name);
+    if (last->size != disk->segment_bytes || last->end + TAIL_ROOM_MIN > disk->segment_bytes)
+        return 0;
+    segment.fd = disk_open_segment(disk, last->index);
+    if (segment.fd < 0)
+        return fail(error, segment.fd, "open", name);
     r->tail = segment;
     r->tail_offset = last->end;
     return 0;
