@@ -287,25 +287,59 @@ static void pause_batch(struct batch *batch, uint64_t delay_ms)
     batch->resume_at_ms = uv_now(batch->batcher->loop) + delay_ms;
 }
 
+/* One more failure on the account of each row; the most that one of them has. */
+static unsigned count_attempt(const struct write_batch *w)
+{
+    unsigned attempts = 0;
+
+    for (size_t i = 0; i < w->count; i++)
+        if (++w->rows[i].conversation->attempts > attempts)
+            attempts = w->rows[i].conversation->attempts;
+    return attempts;
+}
+
+/* Passing trouble that a row may cause by itself, every time: a trigger drops it in silence (no
+ * SQLSTATE), or it takes too long or too much memory. Whatever holds others up in the same way
+ * (locks, deadlocks, a full disk, too many connections) waits for ever and condemns nobody. */
+static bool may_be_own_fault(const struct write_batch *w)
+{
+    return w->sqlstate[0] == '\0' || strcmp(w->sqlstate, "57014") == 0 ||
+           strcmp(w->sqlstate, "53200") == 0;
+}
+
+/* Such trouble batch.max_attempts times: row by row, and those that fail again are set aside. */
+static void retry_batch(struct batch *batch)
+{
+    struct batcher *b = batch->batcher;
+    struct write_batch *w = &batch->write;
+
+    if (may_be_own_fault(w) && count_attempt(w) + 1 >= b->config.max_attempts) {
+        if (!w->last_attempt)
+            log_warning("batch.last_attempt rows=%zu sqlstate=%s error=\"%s\"", w->count,
+                        w->sqlstate, w->error);
+        w->isolate = w->last_attempt = true;
+    }
+    pause_batch(batch, backoff_ms(++b->failures, RETRY_BASE_MS, RETRY_CAP_MS));
+}
+
 /* The batch may hold a row that the server cannot take. Twice the same answer, and it goes row by
- * row. */
+ * row. A row that was alone when its backend died has one more chance and no more: each death
+ * restarts the whole server. */
 static void suspect_batch(struct batch *batch)
 {
     const struct batcher *b = batch->batcher;
     struct write_batch *w = &batch->write;
     bool data_error = strncmp(w->sqlstate, "22", 2) == 0 || strncmp(w->sqlstate, "23", 2) == 0;
-    unsigned attempts = 0;
+    bool killed_its_backend = w->isolate && w->sqlstate[0] == '\0';
+    unsigned attempts = count_attempt(w);
 
     if (strcmp(batch->suspect_sqlstate, w->sqlstate) != 0)
         batch->suspect_failures = 0;
     memcpy(batch->suspect_sqlstate, w->sqlstate, sizeof batch->suspect_sqlstate);
     batch->suspect_failures++;
-    for (size_t i = 0; i < w->count; i++)
-        if (++w->rows[i].conversation->attempts > attempts)
-            attempts = w->rows[i].conversation->attempts;
     if (data_error || batch->suspect_failures >= SUSPECT_TRIES)
         w->isolate = true;
-    w->last_attempt = w->isolate && attempts + 1 >= b->config.max_attempts;
+    w->last_attempt = w->isolate && (killed_its_backend || attempts + 1 >= b->config.max_attempts);
     log_warning("batch.suspect rows=%zu sqlstate=%s error=\"%s\" next=%s", w->count, w->sqlstate,
                 w->error, w->isolate ? "row-by-row" : "again");
     pause_batch(batch, data_error ? 0 : backoff_ms(attempts, RETRY_BASE_MS, RETRY_CAP_MS));
@@ -331,7 +365,7 @@ static void on_outcome(struct batch *batch)
         break;
     case WRITE_RETRY:
         set_database(b, DATABASE_UP, w->sqlstate, w->error);
-        pause_batch(batch, backoff_ms(++b->failures, RETRY_BASE_MS, RETRY_CAP_MS));
+        retry_batch(batch);
         break;
     case WRITE_UNREACHABLE:
         mark_replayed(batch);

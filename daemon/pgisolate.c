@@ -167,7 +167,7 @@ static int isolate_window(struct isolation *i, size_t *next)
     *next += answered;
     if (!lost)
         return 0;
-    if (i->one_at_a_time && answered < count) {
+    if ((i->one_at_a_time || count == 1) && answered < count) {
         *next += 1;
         return blame(i, t[answered].rows);
     }

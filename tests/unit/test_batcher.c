@@ -396,6 +396,108 @@ static void test_suspect_twice_then_alone_then_dead(void **state)
     fixture_end(f);
 }
 
+/* One row that never gets through, with what the server says of it; the others do. */
+static const char *retry_sqlstate;
+static bool may_end;
+
+static void hold_one_row(size_t number, struct write_batch *batch)
+{
+    (void)number;
+    store_all(batch);
+    if (may_end && !batch->last_attempt)
+        return;
+    if (batch->isolate && batch->last_attempt) {
+        batch->rows[0].verdict = ROW_DEAD;
+        return;
+    }
+    batch->rows[0].verdict = ROW_PENDING;
+    batch->outcome = WRITE_RETRY;
+    strcpy(batch->sqlstate, retry_sqlstate);
+}
+
+/* A row that a trigger drops in silence, or that takes too long every time, is set aside after
+ * max_attempts (3 here); its neighbours are through long before. */
+static void test_retry_that_is_a_rows_own_fault_ends(void **state)
+{
+    static const char *const own[] = {"", "57014", "53200"};
+
+    (void)state;
+    for (size_t i = 0; i < sizeof own / sizeof *own; i++) {
+        struct fixture *f = fixture_new(8, 60000);
+
+        retry_sqlstate = own[i];
+        may_end = false;
+        script = hold_one_row;
+        push(f, 8);
+        run_until_all(f);
+        assert_int_equal(seen_count, 3);
+        assert_false(seen[1].isolate || seen[1].last_attempt);
+        assert_true(seen[2].isolate && seen[2].last_attempt);
+        assert_int_equal(seen[1].count, 1);
+        assert_int_equal(f->verdicts[ROW_DEAD], 1);
+        assert_int_equal(f->verdicts[ROW_STORED], 7);
+        fixture_end(f);
+    }
+}
+
+/* A lock, a deadlock, a full disk, too many connections: tried again for as long as it takes. */
+static void be_held_up(size_t number, struct write_batch *batch)
+{
+    static const char *const reasons[] = {"55P03", "40P01", "53100", "53300", "25006"};
+
+    may_end = number == sizeof reasons / sizeof *reasons; /* more than max_attempts, which is 3 */
+    retry_sqlstate = may_end ? "" : reasons[number];
+    hold_one_row(number, batch);
+}
+
+static void test_retry_that_is_nobodys_fault_never_ends_in_dead_letters(void **state)
+{
+    struct fixture *f = fixture_new(8, 60000);
+
+    (void)state;
+    script = be_held_up;
+    push(f, 8);
+    run_until_all(f);
+    assert_int_equal(seen_count, 6);
+    for (size_t i = 0; i < seen_count; i++)
+        assert_false(seen[i].last_attempt);
+    assert_int_equal(f->verdicts[ROW_STORED], 8);
+    fixture_end(f);
+}
+
+static void kill_backend(size_t number, struct write_batch *batch)
+{
+    (void)number;
+    batch->outcome = WRITE_UNREACHABLE;
+    batch->lost_in_flight = !batch->isolate;
+    batch->sqlstate[0] = '\0';
+    if (!batch->isolate)
+        return;
+    store_all(batch);
+    batch->rows[0].verdict = batch->last_attempt ? ROW_DEAD : ROW_PENDING;
+    batch->outcome = batch->last_attempt ? WRITE_DONE : WRITE_SUSPECT;
+}
+
+/* Each try of a row that kills its backend restarts the server: two with the batch, one alone to be
+ * sure of the row, one to bury it. */
+static void test_a_row_that_kills_its_backend_is_not_tried_on_and_on(void **state)
+{
+    struct fixture *f = fixture_new(8, 60000);
+
+    (void)state;
+    script = kill_backend;
+    push(f, 8);
+    run_until_all(f);
+    assert_int_equal(seen_count, 4);
+    assert_false(seen[1].isolate);
+    assert_true(seen[2].isolate);
+    assert_false(seen[2].last_attempt);
+    assert_true(seen[3].last_attempt);
+    assert_int_equal(f->verdicts[ROW_DEAD], 1);
+    assert_int_equal(f->verdicts[ROW_STORED], 7);
+    fixture_end(f);
+}
+
 static void no_duplicates_inside(size_t number, struct write_batch *batch)
 {
     (void)number;
@@ -470,6 +572,9 @@ int main(void)
         cmocka_unit_test(test_unreachable),
         cmocka_unit_test(test_poison_row_goes_alone),
         cmocka_unit_test(test_suspect_twice_then_alone_then_dead),
+        cmocka_unit_test(test_retry_that_is_a_rows_own_fault_ends),
+        cmocka_unit_test(test_retry_that_is_nobodys_fault_never_ends_in_dead_letters),
+        cmocka_unit_test(test_a_row_that_kills_its_backend_is_not_tried_on_and_on),
         cmocka_unit_test(test_sorted_and_no_key_twice),
         cmocka_unit_test(test_stopped),
         cmocka_unit_test(test_close_in_the_middle),
