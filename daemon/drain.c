@@ -17,6 +17,13 @@
 #include "daemon/server.h"
 #include "daemon/store.h"
 
+#define PROGRESS_MS 1000
+#define EXTEND_TIMEOUT_US 10000000 /* from each look that saw progress */
+#define QUIET_LOOKS_LOGGED 10      /* without progress a line comes this rarely */
+#define UNREACHABLE_TRIES 2
+#define STRING_(x) #x
+#define STRING(x) STRING_(x)
+
 static void on_part_closed(void *owner)
 {
     struct server *server = owner;
@@ -49,14 +56,19 @@ static void log_end(const struct server *server, const char *reason)
 static void on_drained(uv_timer_t *timer)
 {
     struct server *server = timer->data;
+    struct drain *drain = &server->drain;
 
+    if (server->outstanding > 0)
+        return; /* a promoted standby made some outstanding again */
     server->state = SERVER_CLOSING;
     log_end(server, "drained");
     store_end_all(server);
     flush_end_all(&server->flushes);
-    uv_close((uv_handle_t *)&server->sigterm, NULL);
-    uv_close((uv_handle_t *)&server->sigint, NULL);
-    uv_close((uv_handle_t *)&server->drain_timer, NULL);
+    uv_close((uv_handle_t *)&drain->sigterm, NULL);
+    uv_close((uv_handle_t *)&drain->sigint, NULL);
+    uv_close((uv_handle_t *)&drain->end_timer, NULL);
+    uv_close((uv_handle_t *)&drain->deadline_timer, NULL);
+    uv_close((uv_handle_t *)&drain->progress_timer, NULL);
     server->closing += 2;
     sessions_close(server->sessions, on_part_closed);
     batcher_close(server->batcher, on_batcher_closed);
@@ -90,14 +102,35 @@ static void on_drain_timeout(uv_timer_t *timer)
 void drain_on_settled(struct server *server)
 {
     if (server->state == SERVER_DRAINING && server->outstanding == 0)
-        uv_timer_start(&server->drain_timer, on_drained, 0, 0); /* its batch is still in use here */
+        uv_timer_start(&server->drain.end_timer, on_drained, 0, 0); /* its batch is in use here */
 }
 
+/* One connection may be cut while the server lives; the next try tells. */
 void drain_on_write(struct server *server, enum write_outcome outcome)
 {
-    if (server->state == SERVER_DRAINING &&
-        (outcome == WRITE_UNREACHABLE || outcome == WRITE_STOPPED))
-        uv_timer_start(&server->drain_timer, on_database_down, 0, 0);
+    struct drain *drain = &server->drain;
+
+    if (server->state != SERVER_DRAINING)
+        return;
+    drain->unreachable = outcome == WRITE_UNREACHABLE ? drain->unreachable + 1 : 0;
+    if (outcome == WRITE_STOPPED || drain->unreachable >= UNREACHABLE_TRIES)
+        uv_timer_start(&drain->end_timer, on_database_down, 0, 0);
+}
+
+/* Says how far it is. systemd gets more time only for progress: a drain that stands still runs into
+ * the time-out of its unit. */
+static void on_progress(uv_timer_t *timer)
+{
+    struct server *server = timer->data;
+    struct drain *drain = &server->drain;
+    bool moved = server->outstanding < drain->seen;
+
+    sd_notifyf(0, "STATUS=Draining: %zu conversations left\n%s", server->outstanding,
+               moved ? "EXTEND_TIMEOUT_USEC=" STRING(EXTEND_TIMEOUT_US) : "");
+    drain->quiet_looks = moved ? 0 : drain->quiet_looks + 1;
+    if (moved || drain->quiet_looks % QUIET_LOOKS_LOGGED == 1)
+        log_info("server.draining left=%zu progress=%s", server->outstanding, moved ? "yes" : "no");
+    drain->seen = server->outstanding;
 }
 
 static void close_listeners(struct server *server)
@@ -111,33 +144,39 @@ static void close_listeners(struct server *server)
 static void on_end_signal(uv_signal_t *handle, int signum)
 {
     struct server *server = handle->data;
+    struct drain *drain = &server->drain;
     enum database_state database = batcher_status(server->batcher).database;
 
     if (server->state != SERVER_SERVING)
         leave(server, "second signal");
     log_info("server.draining signal=%s outstanding=%zu", strsignal(signum), server->outstanding);
-    sd_notify(0, "STOPPING=1");
+    sd_notifyf(0, "STOPPING=1\nSTATUS=Draining: %zu conversations left", server->outstanding);
     server->state = SERVER_DRAINING;
     close_listeners(server);
     sessions_resume(server->sessions); /* so that each store hears SHUTTING_DOWN */
     if (server->outstanding == 0)
-        uv_timer_start(&server->drain_timer, on_drained, 0, 0);
+        uv_timer_start(&drain->end_timer, on_drained, 0, 0);
     else if (database == DATABASE_DOWN || database == DATABASE_STOPPED)
-        uv_timer_start(&server->drain_timer, on_database_down, 0, 0);
-    else
-        uv_timer_start(&server->drain_timer, on_drain_timeout,
-                       server->config->batch.drain_timeout_ms, 0);
+        uv_timer_start(&drain->end_timer, on_database_down, 0, 0);
+    drain->seen = server->outstanding;
+    uv_timer_start(&drain->deadline_timer, on_drain_timeout, server->config->batch.drain_timeout_ms,
+                   0);
+    uv_timer_start(&drain->progress_timer, on_progress, PROGRESS_MS, PROGRESS_MS);
     server_update_urgency(server);
 }
 
 void drain_start(struct server *server)
 {
-    int rc = uv_signal_init(server->loop, &server->sigterm);
+    struct drain *drain = &server->drain;
+    int rc = uv_signal_init(server->loop, &drain->sigterm);
 
-    rc |= uv_signal_init(server->loop, &server->sigint);
-    rc |= uv_timer_init(server->loop, &server->drain_timer);
-    server->sigterm.data = server->sigint.data = server->drain_timer.data = server;
-    rc |= uv_signal_start(&server->sigterm, on_end_signal, SIGTERM);
-    rc |= uv_signal_start(&server->sigint, on_end_signal, SIGINT);
+    rc |= uv_signal_init(server->loop, &drain->sigint);
+    rc |= uv_timer_init(server->loop, &drain->end_timer);
+    rc |= uv_timer_init(server->loop, &drain->deadline_timer);
+    rc |= uv_timer_init(server->loop, &drain->progress_timer);
+    drain->sigterm.data = drain->sigint.data = server;
+    drain->end_timer.data = drain->deadline_timer.data = drain->progress_timer.data = server;
+    rc |= uv_signal_start(&drain->sigterm, on_end_signal, SIGTERM);
+    rc |= uv_signal_start(&drain->sigint, on_end_signal, SIGINT);
     assert(rc == 0);
 }

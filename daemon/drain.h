@@ -3,9 +3,22 @@
 #ifndef DAEMON_DRAIN_H
 #define DAEMON_DRAIN_H
 
+#include <stddef.h>
+#include <uv.h>
+
 #include "daemon/pgwriter.h"
 
 struct server;
+
+struct drain {
+    uv_signal_t sigterm, sigint;
+    uv_timer_t end_timer;      /* the reason to end has come; acted on from the loop */
+    uv_timer_t deadline_timer; /* batch.drain_timeout_ms */
+    uv_timer_t progress_timer;
+    size_t seen;          /* outstanding when progress was last looked at */
+    unsigned quiet_looks; /* of these in a row, without progress */
+    unsigned unreachable; /* tries in a row that found no database */
+};
 
 /* Listens for SIGTERM and SIGINT. */
 void drain_start(struct server *server);

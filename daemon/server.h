@@ -8,6 +8,7 @@
 
 #include "daemon/batcher.h"
 #include "daemon/config.h"
+#include "daemon/drain.h"
 #include "daemon/embedding_stage.h"
 #include "daemon/flush.h"
 #include "daemon/session.h"
@@ -41,8 +42,7 @@ struct server {
     struct flush_list flushes;
     struct waiters waiters;  /* calls that wait for rows */
     struct json_buffer json; /* metadata of the message that is being read */
-    uv_signal_t sigterm, sigint;
-    uv_timer_t drain_timer;
+    struct drain drain;
     unsigned closing; /* modules and handles whose close callback is due */
 };
 
