@@ -393,12 +393,15 @@ static void on_written(void *owner, struct handoff_job *job)
     struct batcher *b = owner;
     struct batch *batch = (struct batch *)job;
     bool answered_before = database_answers(b);
+    size_t rows = batch->write.count;
 
     b->writing--;
     if (batch->found.connected)
         b->found = batch->found;
     b->callbacks.on_write(b->owner, batch->duration_ns, batch->write.outcome);
     settle_rows(batch);
+    if (b->callbacks.on_timeline != NULL)
+        b->callbacks.on_timeline(b->owner, batch->found.timeline, batch->write.count < rows);
     on_outcome(batch);
     if (b->closing)
         return;

@@ -37,6 +37,9 @@ struct batcher_callbacks {
     void (*on_row)(void *owner, struct conversation *c, enum row_verdict verdict);
     /* One try of a batch is over; before its on_row calls. */
     void (*on_write)(void *owner, uint64_t duration_ns, enum write_outcome outcome);
+    /* The same, after its on_row calls: the timeline of the server that the connection reached, and
+     * whether rows came to their end in it. NULL where nobody asks. */
+    void (*on_timeline)(void *owner, uint32_t timeline, bool settled);
     /* ... and all that follows from it is done: there may be room in the backlog. */
     void (*on_room)(void *owner);
 };

@@ -83,6 +83,17 @@ void flush_on_settled(struct flush_list *list, uint64_t seq)
     }
 }
 
+void flush_widen(struct flush_list *list, uint64_t last_seq, uint64_t remaining)
+{
+    struct flush *flush;
+
+    LIST_FOREACH(flush, list, link)
+    {
+        flush->last_seq = last_seq;
+        flush->remaining = remaining;
+    }
+}
+
 bool flush_any(const struct flush_list *list)
 {
     return !LIST_EMPTY(list);

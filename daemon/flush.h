@@ -22,6 +22,10 @@ int flush_begin(struct flush_list *list, uv_loop_t *loop, struct session *s, uin
 /* A conversation has come to its end. */
 void flush_on_settled(struct flush_list *list, uint64_t seq);
 
+/* A replay has made `remaining` conversations outstanding again, none younger than last_seq: every
+ * flush waits for all of them. */
+void flush_widen(struct flush_list *list, uint64_t last_seq, uint64_t remaining);
+
 bool flush_any(const struct flush_list *list);
 
 /* Answers all with what is left: the daemon ends. */

@@ -187,6 +187,7 @@ static void on_row(void *owner, struct conversation *c, enum row_verdict verdict
     server->outstanding--;
     store_on_settled(server, seq, verdict);
     flush_on_settled(&server->flushes, seq);
+    failover_on_settled(server, seq);
     drain_on_settled(server);
 }
 
@@ -196,6 +197,11 @@ static void on_write(void *owner, uint64_t duration_ns, enum write_outcome outco
 
     stats_record(&server->stats, OPERATION_BATCH_INSERT, duration_ns, outcome == WRITE_DONE);
     drain_on_write(server, outcome);
+}
+
+static void on_timeline(void *owner, uint32_t timeline, bool settled)
+{
+    failover_on_timeline(owner, timeline, settled);
 }
 
 static void on_room(void *owner)
@@ -303,7 +309,7 @@ static int start_embedding(struct server *server, char *error)
 static int start_batcher(struct server *server)
 {
     static const struct batcher_callbacks callbacks = {
-        .on_row = on_row, .on_write = on_write, .on_room = on_room};
+        .on_row = on_row, .on_write = on_write, .on_timeline = on_timeline, .on_room = on_room};
     const struct config *config = server->config;
     uint64_t threads = config->batch.max_concurrent_batches < config->database.max_connections
                            ? config->batch.max_concurrent_batches
@@ -348,6 +354,7 @@ static int open_journal(struct server *server, char *error)
         return -1;
     journal_stats(server->journal, &found);
     server->outstanding = found.waiting;
+    failover_start(server);
     return 0;
 }
 

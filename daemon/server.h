@@ -10,6 +10,7 @@
 #include "daemon/config.h"
 #include "daemon/drain.h"
 #include "daemon/embedding_stage.h"
+#include "daemon/failover.h"
 #include "daemon/flush.h"
 #include "daemon/session.h"
 #include "daemon/stats.h"
@@ -38,6 +39,7 @@ struct server {
     struct journal *journal;
     struct embedding_stage *embedding;
     struct batcher *batcher;
+    struct failover failover;
     struct stats stats;
     struct flush_list flushes;
     struct waiters waiters;  /* calls that wait for rows */
