@@ -76,9 +76,9 @@ class Running:
 class Test:
     """What became of one test: status is passed, failed or skipped."""
 
-    def __init__(self, name, status, seconds=0.0, detail="", goal=""):
+    def __init__(self, name, status, seconds=0.0, detail="", goal="", said="", faults=0):
         self.name, self.status, self.seconds = name, status, seconds
-        self.detail, self.goal = detail, goal
+        self.detail, self.goal, self.said, self.faults = detail, goal, said, faults
 
 
 def tail(text, lines=TAIL_LINES):
@@ -182,7 +182,8 @@ def watch_scenarios(stem, process, reading, output, options):
                 current, limit = report, report["limit"]
             else:
                 tests.append(Test(f"{stem}.{report['name']}", report["status"], report["seconds"],
-                                  report["detail"], report["goal"]))
+                                  report["detail"], report["goal"], report["said"],
+                                  report["faults"]))
                 current = None
                 options.show(tests[-1])
     if hung:
@@ -254,7 +255,8 @@ class Reporter(unittest.TestResult):
             said = os.pread(1, end - self.output_from, self.output_from).decode(errors="replace")
             self.detail += tail(said, 3 * TAIL_LINES)
         self._send(event="end", name=self._name(test), status=self.status, seconds=seconds,
-                   detail=self.detail, goal=test._testMethodDoc or "")
+                   detail=self.detail, goal=test._testMethodDoc or "",
+                   said=getattr(test, "said", ""), faults=getattr(test, "faults", 0))
 
     def _failed(self, test, err):
         text = self._exc_info_to_string(err, test)
@@ -262,7 +264,8 @@ class Reporter(unittest.TestResult):
             self.status = "failed"
             self.detail += text
         else:  # setUpClass or the module: no startTest came before it
-            self._send(event="end", name=str(test), status="failed", seconds=0, detail=text, goal="")
+            self._send(event="end", name=str(test), status="failed", seconds=0, detail=text, goal="",
+                       said="", faults=0)
 
     def addError(self, test, err):
         super().addError(test, err)
@@ -319,6 +322,8 @@ class Options:
         line = f"{state:8}{test.name:66} {test.seconds:7.2f} s"
         if test.status == "skipped":
             line += f"  ({test.detail})"
+        if test.said:
+            line += "\n        " + test.said
         if self.verbose and test.goal:
             line += "\n        " + " ".join(test.goal.split())
         if test.status == "failed":
@@ -415,6 +420,9 @@ def main():
         return 130
     states = ("passed", "failed", "skipped")
     counts = {state: sum(t.status == state for t in tests) for state in states}
+    faults = sum(t.faults for t in tests if t.status == "passed")
+    if faults:
+        print(f"{faults} faults made under load: none of them lost or doubled a conversation")
     if counts["failed"]:
         print("failed: " + ", ".join(t.name for t in tests if t.status == "failed"))
     print(f"{counts['passed']} passed, {counts['failed']} failed" +

@@ -68,6 +68,11 @@ class Postgres:
         self._pg("start", self.options)
         return self
 
+    def start_as_standby(self, primary):
+        """Starts it as an asynchronous standby of a running Postgres."""
+        self._pg("standby", str(primary.directory), self.options)
+        return self
+
     def stop(self):
         self.disconnect()
         self._pg("stop")
@@ -272,6 +277,8 @@ class Scenario(unittest.TestCase):
     """A test case with its own directory, PostgreSQL and daemons."""
 
     maxDiff = 2000
+    said = ""   # a line that the run shows beside the test's name: figures
+    faults = 0  # made on purpose while clients stored
 
     def setUp(self):
         parent = os.environ.get("TEST_DIR") or tempfile.gettempdir()

@@ -1,50 +1,16 @@
 """PostgreSQL down, gone, back, refusing: conversations wait, and none is lost or stored twice."""
-import threading
 import time
 import unittest
 
-from harness import Postgres, RpcError, Scenario, conversation, eventually, scaled
+from harness import Postgres, RpcError, Scenario, conversation, eventually
+from load import Load
 
 STORED = {"wait": "stored"}
 
 
-class Load(threading.Thread):
-    """A client that stores one conversation after the other until it is ended; it must never fail."""
-
-    def __init__(self, daemon, user):
-        super().__init__(daemon=True)
-        self.client = daemon.client(timeout=30)
-        self.user = user
-        self.acked, self.trouble = {}, None
-        self.ending = threading.Event()
-        self.start()
-
-    def run(self):
-        try:
-            while not self.ending.is_set():
-                texts = [f"{self.user} {len(self.acked) + n}" for n in range(5)]
-                asked = [(self.client.send("store", conversation(self.user, t)), t) for t in texts]
-                for msgid, text in asked:
-                    error, result = self.client.reply(msgid)
-                    if error is not None:
-                        raise RpcError(error)
-                    self.acked[result["id"]] = text
-                time.sleep(0.002)
-        except Exception as error:  # the test must hear of it
-            self.trouble = error
-
-    def end(self):
-        self.ending.set()
-        self.join(scaled(30))
-        self.client.close()
-
-
 class Database(Scenario):
     def load(self, daemon, clients=3):
-        loads = [Load(daemon, f"user {n}") for n in range(clients)]
-        for load in loads:
-            self.addCleanup(load.end)
-        return loads
+        return [Load(daemon, f"user {n}", self) for n in range(clients)]
 
     def check_rows(self, pg, daemon, loads):
         """All that was acked is there, once, and nothing else; nothing went aside."""
