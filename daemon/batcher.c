@@ -43,8 +43,9 @@ struct batch {
     unsigned lost_in_flight; /* times that the connection went with this batch on it */
     char suspect_sqlstate[6];
     uint64_t resume_at_ms;
-    uint64_t duration_ns;        /* of the last write */
-    struct pgwriter_found found; /* after the last write */
+    uint64_t duration_ns;           /* of the last write */
+    struct pgwriter_found found;    /* after the last write */
+    struct conversation_list later; /* same keys as rows of this batch; youngest first */
     struct write_batch write;
     struct write_vector *vectors; /* room for one each row */
     struct embedding_order order;
@@ -113,9 +114,14 @@ static void release_vectors(struct batch *batch)
 static void batch_free(struct batch *batch)
 {
     struct batcher *b = batch->batcher;
+    struct conversation *c;
 
     TAILQ_REMOVE(&b->batches, batch, link);
     b->batch_count--;
+    b->processing -= batch->later.count;
+    b->processing_bytes -= batch->later.bytes;
+    while ((c = conversation_list_pop(&batch->later)) != NULL)
+        conversation_list_push_front(&b->backlog, c);
     release_vectors(batch);
     free(batch->write.rows);
     free(batch->vectors);
@@ -150,8 +156,8 @@ static int compare_rows(const void *left, const void *right)
     return order != 0 ? order : (a->seq > b->seq) - (a->seq < b->seq);
 }
 
-/* Sorts the rows; of those with the same key the first stays and the others wait for a later batch.
- */
+/* Sorts the rows; of those with the same key the first stays and the others wait until this batch
+ * is done, so that the first to come is the row. */
 static void sort_rows(struct batch *batch)
 {
     struct write_row *rows = batch->write.rows;
@@ -162,7 +168,7 @@ static void sort_rows(struct batch *batch)
         struct conversation *c = rows[i].conversation;
 
         if (kept > 0 && conversation_compare(rows[kept - 1].conversation, c) == 0)
-            conversation_list_push_front(&batch->batcher->backlog, c);
+            conversation_list_push_front(&batch->later, c);
         else
             rows[kept++].conversation = c;
     }
@@ -177,7 +183,8 @@ static void fill_batch(struct batch *batch, size_t count)
         batch->write.rows[i].conversation = conversation_list_pop(&b->backlog);
     batch->write.count = count;
     sort_rows(batch);
-    b->processing += batch->write.count;
+    b->processing += count;
+    b->processing_bytes += batch->later.bytes;
     for (size_t i = 0; i < batch->write.count; i++)
         b->processing_bytes += conversation_bytes(batch->write.rows[i].conversation);
 }

@@ -519,6 +519,28 @@ static void test_sorted_and_no_key_twice(void **state)
     fixture_end(f);
 }
 
+static void keep_order(size_t number, struct write_batch *batch)
+{
+    assert_int_equal(batch->count, 1);
+    assert_int_equal(batch->rows[0].conversation->seq, number + 1);
+    store_all(batch);
+}
+
+/* However many writers there are, the first of several with one key is written before the next. */
+static void test_same_key_in_order(void **state)
+{
+    struct fixture *f = fixture_new(8, 10);
+
+    (void)state;
+    script = keep_order;
+    write_ms = 5;
+    for (unsigned i = 0; i < 8; i++)
+        push_key(f, 1);
+    run_until_all(f);
+    assert_int_equal(seen_count, 8);
+    fixture_end(f);
+}
+
 static void stop_once(size_t number, struct write_batch *batch)
 {
     if (number > 0) {
@@ -576,6 +598,7 @@ int main(void)
         cmocka_unit_test(test_retry_that_is_nobodys_fault_never_ends_in_dead_letters),
         cmocka_unit_test(test_a_row_that_kills_its_backend_is_not_tried_on_and_on),
         cmocka_unit_test(test_sorted_and_no_key_twice),
+        cmocka_unit_test(test_same_key_in_order),
         cmocka_unit_test(test_stopped),
         cmocka_unit_test(test_close_in_the_middle),
     };
