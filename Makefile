@@ -143,8 +143,8 @@ $(BUILD)/fuzz_%: $(BUILD)/tests/fuzz/fuzz_%.o $(BUILD)/libdaemon.a $(BUILD)/libp
 	$(CC) -fsanitize=fuzzer $(LDFLAGS_ALL) -o $@ $^ $(LIBS)
 
 # The static library carries proto/ with it, so that one -lconvstore is enough.
-install: programs
-	install -D -t $(DESTDIR)$(PREFIX)/bin $(BUILD)/convstorectl
+install: programs $(BUILD)/convstore-bench
+	install -D -t $(DESTDIR)$(PREFIX)/bin $(BUILD)/convstorectl $(BUILD)/convstore-bench
 	install -D -t $(DESTDIR)$(PREFIX)/sbin $(BUILD)/convstored
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/include client/convstore.h
 	install -D $(BUILD)/libconvstore.so $(DESTDIR)$(PREFIX)/lib/libconvstore.so.1

@@ -5,6 +5,7 @@ below build/bench, on the disk that is measured. Each is ended by its process id
 what is left, whatever happened.
 """
 import configparser
+import ctypes
 import os
 import pathlib
 import re
@@ -35,6 +36,12 @@ def environment(**more):
     return env
 
 
+def die_with_parent():
+    """In the child: a benchmark that is killed leaves nothing running."""
+    PR_SET_PDEATHSIG = 1
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 class Process:
     """One started program; its output goes to a log."""
 
@@ -45,7 +52,7 @@ class Process:
         with open(log, "wb") as output:
             self.process = subprocess.Popen([str(w) for w in words], stdin=subprocess.DEVNULL,
                                             stdout=output, stderr=output, start_new_session=True,
-                                            env=env or environment())
+                                            env=env or environment(), preexec_fn=die_with_parent)
         Process.running.append(self)
         self.pid = self.process.pid
 
@@ -118,6 +125,8 @@ class Place:
                 self.libraries = where
             else:
                 self.peers[name] = where
+        if shutil.which("node"):
+            self.peers["node"] = shutil.which("node")
 
     def remove(self):
         shutil.rmtree(self.sockets, ignore_errors=True)
