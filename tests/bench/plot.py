@@ -1,9 +1,9 @@
-"""Latency by load as an SVG: the open loop's percentiles over the rate that it was asked for, and
-Redis's beside them. Both axes are logarithmic; nothing but text is written, so no library is needed."""
+"""Latency by load as an SVG: the open loop's percentiles (logarithmic) over the rate that it was asked
+for, and Redis's beside them. Nothing but text is written, so no library is needed."""
 import math
 
 WIDTH, HEIGHT = 760, 440
-LEFT, RIGHT, TOP, BOTTOM = 70, 150, 40, 50
+LEFT, RIGHT, TOP, BOTTOM = 70, 150, 52, 50
 # Told apart by dashes, too, for those who see no colours.
 LINES = (
     ("open", "p50", "convstored p50", "#1b6ca8", ""),
@@ -27,24 +27,45 @@ def points(bench, kind, quantile):
 
 
 class Scale:
-    """Logarithmic, from the decade's step below the least value to the one above the largest."""
+    """From a value to a place on the paper."""
 
-    def __init__(self, values, first, last):
-        self.low = 10 ** math.floor(math.log10(min(values)))
-        self.high = 10 ** math.ceil(math.log10(max(values)))
-        if self.low == self.high:
-            self.high *= 10
+    def __init__(self, first, last):
         self.first, self.last = first, last
 
     def at(self, value):
-        share = math.log10(value / self.low) / math.log10(self.high / self.low)
-        return self.first + share * (self.last - self.first)
+        return self.first + self.share(value) * (self.last - self.first)
+
+
+class Decades(Scale):
+    """Logarithmic, in whole decades."""
+
+    def __init__(self, values, first, last):
+        super().__init__(first, last)
+        self.low = math.floor(math.log10(min(values)))
+        self.high = max(math.ceil(math.log10(max(values))), self.low + 1)
+
+    def share(self, value):
+        return (math.log10(value) - self.low) / (self.high - self.low)
 
     def ticks(self):
-        value = self.low
-        while value <= self.high * 1.001:
-            yield value
-            value *= 10
+        return [10.0 ** exponent for exponent in range(self.low, self.high + 1)]
+
+
+class FromZero(Scale):
+    """Linear, in about five round steps."""
+
+    def __init__(self, values, first, last):
+        super().__init__(first, last)
+        rough = max(values) / 5
+        decade = 10 ** math.floor(math.log10(rough))
+        self.step = decade * next(n for n in (1, 2, 5, 10) if n * decade >= rough)
+        self.steps = math.ceil(max(values) / self.step)
+
+    def share(self, value):
+        return value / (self.step * self.steps)
+
+    def ticks(self):
+        return [self.step * i for i in range(self.steps + 1)]
 
 
 def latency_by_load(bench):
@@ -54,18 +75,20 @@ def latency_by_load(bench):
     lines = [line for line in lines if line[0]]
     if not lines:
         return None
-    x = Scale([p[0] for line in lines for p in line[0]], LEFT, WIDTH - RIGHT)
-    y = Scale([p[1] for line in lines for p in line[0]], HEIGHT - BOTTOM, TOP)
+    x = FromZero([p[0] for line in lines for p in line[0]], LEFT, WIDTH - RIGHT)
+    y = Decades([p[1] for line in lines for p in line[0]], HEIGHT - BOTTOM, TOP)
     out = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
            'font-family="sans-serif" font-size="12">',
            f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
            f'<text x="{LEFT}" y="22" font-size="15">Time from the intended start to the '
-           'acknowledgement, by load (open loop)</text>']
+           'acknowledgement, by load (open loop)</text>',
+           f'<text x="{LEFT}" y="37" fill="#666">convstored while PostgreSQL takes the rows; Redis '
+           'Streams, appendfsync always, with no reader</text>']
     for value in x.ticks():
         at = x.at(value)
         out.append(f'<path d="M{at:.1f} {TOP}V{HEIGHT - BOTTOM}" stroke="#ddd"/>'
                    f'<text x="{at:.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">'
-                   f'{value:,g}</text>')
+                   f'{value:,.0f}</text>')
     for value in y.ticks():
         at = y.at(value)
         out.append(f'<path d="M{LEFT} {at:.1f}H{WIDTH - RIGHT}" stroke="#ddd"/>'
