@@ -18,7 +18,10 @@
 #include "daemon/kill_point.h"
 #include "daemon/sysio.h"
 
-#define END_BYTES sizeof(struct record_header)
+/* What is left free at the end of a segment: an END, and a trim note, so that a full segment can
+ * still say what may go. */
+#define TRIM_BYTES (2 * sizeof(struct record_header) - RECORD_ALIGN)
+#define TAIL_BYTES (sizeof(struct record_header) + TRIM_BYTES)
 #define PROBES 32u
 
 static int open_directory(struct journal_disk *disk, const char *path, char error[512])
@@ -26,7 +29,7 @@ static int open_directory(struct journal_disk *disk, const char *path, char erro
     const struct sysio *sys = disk->sys;
     int rc = sys->make_directory(sys, path);
 
-    if (rc == 0 || rc == -EEXIST)
+    if (rc == 0)
         rc = disk->dir_fd = sys->open_directory(sys, path);
     if (rc < 0) {
         snprintf(error, 512, "cannot open journal.directory %s: %s", path, strerror(-rc));
@@ -111,6 +114,8 @@ static int recover(struct journal *j, char error[512])
         j->recovered = j->ledger.live;
         j->cursor_offset = SEGMENT_DATA;
         j->spares = j->disk.spares;
+        for (size_t i = 0; i < j->ledger.count; i++) /* retention begins anew */
+            j->ledger.segments[i].done_at_us = journal_now_us(j);
     }
     recovery_done(&r);
     return rc;
@@ -176,7 +181,7 @@ int journal_new(const struct journal_config *config, const struct sysio *sys,
  * as journal.max_bytes and the disk allow. What lies beyond is the reserve. */
 static uint64_t bytes_ahead(const struct journal *j, int *ret_error)
 {
-    uint64_t usable = j->config.segment_bytes - SEGMENT_DATA - END_BYTES;
+    uint64_t usable = j->config.segment_bytes - SEGMENT_DATA - TAIL_BYTES;
     uint64_t more, current = 0;
 
     *ret_error = -EDQUOT;
@@ -192,8 +197,8 @@ static uint64_t bytes_ahead(const struct journal *j, int *ret_error)
             *ret_error = -ENOSPC;
         }
     }
-    if (j->current.fd >= 0 && j->current.bytes > j->offset + END_BYTES)
-        current = j->current.bytes - j->offset - END_BYTES;
+    if (j->current.fd >= 0 && j->current.bytes > j->offset + TAIL_BYTES)
+        current = j->current.bytes - j->offset - TAIL_BYTES;
     return current + more * usable;
 }
 
@@ -217,7 +222,7 @@ int journal_append(struct journal *j, struct conversation *c)
     int rc = admit(j, bytes);
 
     assert(c->seq == 0);
-    if (bytes > j->config.segment_bytes - SEGMENT_DATA - END_BYTES)
+    if (bytes > j->config.segment_bytes - SEGMENT_DATA - TAIL_BYTES)
         return -EMSGSIZE;
     j->full = rc == -EDQUOT || rc == -ENOSPC;
     if (rc != 0)
@@ -290,7 +295,7 @@ void journal_done(struct journal *j, uint64_t seq)
 
     if (place != PLACE_MEMORY && place != PLACE_DISK)
         return;
-    ledger_set(&j->ledger, seq, PLACE_DONE, j->sys->now_us(j->sys));
+    ledger_set(&j->ledger, seq, PLACE_DONE, journal_now_us(j));
     note_done(j, seq);
 }
 
@@ -333,12 +338,20 @@ static void drop_done_moves(struct journal *j)
     j->moving = left;
 }
 
-static uint64_t take_notes(struct journal *j, uint64_t room)
+/* Behind `taken` bytes of a group; there is room for it once in each segment for certain. */
+static bool trim_fits(const struct journal *j, uint64_t taken)
+{
+    return j->offset + taken + TRIM_BYTES + sizeof(struct record_header) <= j->current.bytes;
+}
+
+/* Adds what is to be noted to a group of `used` bytes; returns the bytes of the notes. */
+static uint64_t take_notes(struct journal *j, uint64_t room, uint64_t used)
 {
     const uint64_t head = sizeof(struct record_header);
     struct group_job *group = &j->group;
     uint64_t taken = 0;
 
+    room -= used;
     if (j->replay_wanted && room >= head) {
         group->replay = true;
         j->replay_wanted = false;
@@ -358,9 +371,9 @@ static uint64_t take_notes(struct journal *j, uint64_t room)
         taken += record_bytes(group->done_count * sizeof *notes);
         kill_point(KILL_done_noted);
     }
-    if (j->trim_wanted > j->trim_point && room - taken >= record_bytes(8)) {
+    if (j->trim_wanted > j->trim_point && trim_fits(j, used + taken)) {
         group->trim_point = j->trim_wanted;
-        taken += record_bytes(8);
+        taken += TRIM_BYTES;
         kill_point(KILL_trim_noted);
     }
     return taken;
@@ -368,9 +381,9 @@ static uint64_t take_notes(struct journal *j, uint64_t room)
 
 static uint64_t room_in_segment(const struct journal *j)
 {
-    if (j->current.fd < 0 || j->offset + END_BYTES > j->current.bytes)
+    if (j->current.fd < 0 || j->offset + TAIL_BYTES > j->current.bytes)
         return 0;
-    return j->current.bytes - j->offset - END_BYTES;
+    return j->current.bytes - j->offset - TAIL_BYTES;
 }
 
 /* Puts what waits into j->group; returns its bytes. The order is that of recovery's reading: copies
@@ -393,7 +406,7 @@ static uint64_t fill_group(struct journal *j)
     drop_done_moves(j);
     if (used < JOURNAL_GROUP_BYTES)
         used += take(&j->moving, &group->moved, room - used, JOURNAL_GROUP_BYTES - used, &moved);
-    used += take_notes(j, room - used);
+    used += take_notes(j, room, used);
     group->sync = group->conversations != NULL || group->moved != NULL || group->trim_point > 0 ||
                   group->replay;
     return used;
@@ -408,7 +421,9 @@ static bool must_rotate(const struct journal *j)
         return record_bytes(j->forming.head->packed_len) > room;
     if (j->moving.head != NULL)
         return record_bytes(j->moving.head->packed_len) > room;
-    if (j->trim_wanted > j->trim_point || j->replay_wanted)
+    if (j->trim_wanted > j->trim_point)
+        return j->current.fd < 0 || !trim_fits(j, 0);
+    if (j->replay_wanted)
         return room < SEGMENT_PAGE / 2;
     /* Done notes are no reason to take the last prepared segment: it is for what frees others. */
     return j->note_count > 0 && room < SEGMENT_PAGE / 2 && journal_prepared(j) > 1;
@@ -556,6 +571,11 @@ static void give_up(struct journal *j)
     j->on.on_failed(j->owner, j->error, j->error_text);
 }
 
+int64_t journal_now_us(const struct journal *j)
+{
+    return (int64_t)(j->sys->clock_ns(j->sys) / 1000);
+}
+
 void journal_fail(struct journal *j, int error, const char *step)
 {
     if (j->state != JOURNAL_RUNNING)
@@ -592,6 +612,8 @@ void journal_group_finished(struct journal *j)
 void journal_work_finished(struct journal *j, struct work_job *job)
 {
     j->work_out[job->kind] = false;
+    j->retry_us[job->kind] =
+        journal_transient(job->error) ? journal_now_us(j) + JOURNAL_RETRY_US : 0;
     switch (job->kind) {
     case WORK_SEGMENT:
         journal_segment_finished(j, job);

@@ -118,6 +118,9 @@ void journal_pump(struct journal *j); /* starts all work that is due; once an it
 void journal_group_finished(struct journal *j);
 void journal_work_finished(struct journal *j, struct work_job *job);
 bool journal_has_unwritten(const struct journal *j);
+int64_t journal_now_us(const struct journal *j); /* monotonic: clocks on the wall jump */
+bool journal_may_try(const struct journal *j, enum work_kind kind);
+bool journal_transient(int error); /* trouble that may pass: try again later */
 void journal_fail(struct journal *j, int error, const char *step);
 
 /* journal_space.c */

@@ -99,7 +99,7 @@ static bool worth_moving(struct journal *j, struct ledger_segment *s)
     if (s == NULL || s == ledger_youngest(&j->ledger) || s->live == 0 ||
         s->live * part >= s->records)
         return false;
-    now_us = j->sys->now_us(j->sys);
+    now_us = journal_now_us(j);
     if (s->sparse_at_us == 0)
         s->sparse_at_us = now_us;
     return now_us >= j->move_retry_us &&
@@ -125,8 +125,7 @@ static void look_for_moves(struct journal *j)
         !(j->group_out && j->group.moved != NULL))
         j->move_state = MOVE_NONE;
     if (j->move_state == MOVE_NONE && worth_moving(j, s)) {
-        j->move_retry_us =
-            j->move_index == s->index ? j->sys->now_us(j->sys) + JOURNAL_SPARSE_US : 0;
+        j->move_retry_us = j->move_index == s->index ? journal_now_us(j) + JOURNAL_SPARSE_US : 0;
         j->move_state = MOVE_READING;
         j->move_index = s->index;
         j->move_offset = SEGMENT_DATA;
@@ -185,7 +184,7 @@ void journal_moves_synced(struct journal *j, struct conversation *moved)
 
         /* Done while its copy was on the way: its note is in a later group than the copy. */
         if (place == PLACE_DISK || place == PLACE_MEMORY)
-            ledger_move(&j->ledger, moved->seq, j->sys->now_us(j->sys));
+            ledger_move(&j->ledger, moved->seq, journal_now_us(j));
         j->moved++;
         conversation_free(moved);
         moved = next;
@@ -197,7 +196,7 @@ void journal_read_finished(struct journal *j, struct work_job *job)
 {
     struct conversation *c;
 
-    if (job->error != 0)
+    if (job->error != 0 && !journal_transient(job->error))
         journal_fail(j, job->error, job->step);
     if (j->state != JOURNAL_RUNNING) {
         while ((c = conversation_list_pop(&job->found)) != NULL)
@@ -214,7 +213,9 @@ void journal_read_pump(struct journal *j)
 {
     bool cursor_first = j->read_is_move;
 
-    if (!j->work_out[WORK_READ] && cursor_first)
+    if (!journal_may_try(j, WORK_READ))
+        return;
+    if (cursor_first)
         read_on(j);
     if (!j->work_out[WORK_READ])
         look_for_moves(j);

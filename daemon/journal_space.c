@@ -51,39 +51,36 @@ static unsigned prepared_wanted(const struct journal *j)
     return over < JOURNAL_RESERVE ? JOURNAL_RESERVE - (unsigned)over : 0;
 }
 
-static bool may_try(const struct journal *j, enum work_kind kind)
+bool journal_transient(int error)
 {
-    return !j->work_out[kind] &&
-           (j->retry_us[kind] == 0 || j->sys->now_us(j->sys) >= j->retry_us[kind]);
+    return error == -ENOSPC || error == -EDQUOT || error == -EMFILE || error == -ENFILE ||
+           error == -ENOMEM;
+}
+
+bool journal_may_try(const struct journal *j, enum work_kind kind)
+{
+    return !j->work_out[kind] && (j->retry_us[kind] == 0 || journal_now_us(j) >= j->retry_us[kind]);
 }
 
 static void make_ready(struct journal *j)
 {
     unsigned wanted = prepared_wanted(j);
 
-    if (j->next.fd < 0 && (j->spares > 0 || wanted > 0) && may_try(j, WORK_SEGMENT))
+    if (j->next.fd < 0 && (j->spares > 0 || wanted > 0) && journal_may_try(j, WORK_SEGMENT))
         journal_submit(j, &(struct work_job){.kind = WORK_SEGMENT,
                                              .index = j->last_index + 1,
                                              .next_seq = j->next_seq,
                                              .trim_point = j->trim_point});
-    if (!j->work_out[WORK_SEGMENT] && journal_prepared(j) < wanted && may_try(j, WORK_SPARE))
+    if (!j->work_out[WORK_SEGMENT] && journal_prepared(j) < wanted &&
+        journal_may_try(j, WORK_SPARE))
         journal_submit(j, &(struct work_job){.kind = WORK_SPARE});
-}
-
-/* The environment's trouble, which may pass: wait and try again. All else is the disk's failure. */
-static bool transient(int error)
-{
-    return error == -ENOSPC || error == -EDQUOT || error == -EMFILE || error == -ENFILE ||
-           error == -ENOMEM;
 }
 
 static bool made(struct journal *j, const struct work_job *job)
 {
     j->spares = job->spares;
-    j->retry_us[job->kind] = 0;
-    if (transient(job->error)) {
+    if (journal_transient(job->error)) {
         j->no_space = true;
-        j->retry_us[job->kind] = j->sys->now_us(j->sys) + JOURNAL_RETRY_US;
     } else if (job->error != 0) {
         journal_fail(j, job->error, job->step);
     }
@@ -108,12 +105,12 @@ void journal_spare_finished(struct journal *j, struct work_job *job)
 void journal_retire_finished(struct journal *j, struct work_job *job)
 {
     j->spares = job->spares;
-    if (job->error != 0) {
+    if (job->error == 0) {
+        j->retired = job->to_index;
+        j->no_space = false; /* worth another try */
+    } else if (!journal_transient(job->error)) {
         journal_fail(j, job->error, job->step);
-        return;
     }
-    j->retired = job->to_index;
-    j->no_space = false; /* worth another try */
 }
 
 bool journal_rotate(struct journal *j)
@@ -150,7 +147,7 @@ static void look_for_trim(struct journal *j)
 
     if (j->group_out && j->group.trim_point > 0)
         return;
-    now_us = j->sys->now_us(j->sys);
+    now_us = journal_now_us(j);
     for (size_t i = 0; i < j->ledger.count && may_trim(j, &j->ledger.segments[i], now_us); i++)
         j->trim_wanted = j->ledger.segments[i].index + 1;
 }
@@ -167,7 +164,7 @@ static void recycle(struct journal *j)
 {
     uint64_t to = j->trim_point;
 
-    if (j->retired == to || j->work_out[WORK_RETIRE])
+    if (j->retired == to || !journal_may_try(j, WORK_RETIRE))
         return;
     if (to - j->retired > RETIRE_MAX)
         to = j->retired + RETIRE_MAX;

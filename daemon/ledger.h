@@ -26,7 +26,7 @@ struct ledger_segment {
     uint32_t records;     /* that were ever at home here */
     uint32_t live;        /* on disk or in memory, not done */
     uint32_t unread;      /* of those, on disk only */
-    int64_t done_at_us;   /* when live became 0, for journal.retain_ms */
+    int64_t done_at_us;   /* when live became 0, for journal.retain_ms; monotonic */
     int64_t sparse_at_us; /* when few were left, for moves; 0: not seen yet */
 };
 

@@ -21,6 +21,8 @@
 
 /* Missing segments in a row; a number further off belongs to something else. */
 #define INDEX_HOLE_MAX (1u << 20)
+/* Damaged pieces that are set aside and listed; more are skipped and only counted. */
+#define PIECES_MAX 4096u
 /* Below this a segment is not worth continuing. */
 #define TAIL_ROOM_MIN SEGMENT_PAGE
 
@@ -67,8 +69,13 @@ static int grow(void *list_pointer, size_t count, size_t size)
 static int add_piece(struct recovery *r, enum journal_damage_kind kind, uint64_t segment,
                      uint64_t offset, uint64_t bytes)
 {
-    int rc = grow(&r->pieces, r->piece_count, sizeof *r->pieces);
+    int rc;
 
+    if (r->piece_count == PIECES_MAX) {
+        r->damages.count++;
+        return 0;
+    }
+    rc = grow(&r->pieces, r->piece_count, sizeof *r->pieces);
     if (rc == 0)
         r->pieces[r->piece_count++] = (struct journal_damage){
             .kind = kind, .segment = segment, .offset = offset, .bytes = bytes};
@@ -124,7 +131,7 @@ static void recover_done_note(struct recovery *r, const struct record_view *reco
         for (uint64_t seq = range.first;
              seq - range.first < range.count && seq <= r->ledger.last_seq; seq++)
             if (ledger_place(&r->ledger, seq, NULL) == PLACE_DISK)
-                ledger_set(&r->ledger, seq, PLACE_DONE, record->header.arrived_us);
+                ledger_set(&r->ledger, seq, PLACE_DONE, 0);
     }
 }
 

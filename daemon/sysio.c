@@ -8,6 +8,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <libgen.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -30,10 +31,31 @@ static int real_open_directory(const struct sysio *sys, const char *path)
     return result(open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC));
 }
 
+/* A directory that its parent forgets takes everything in it along. So the parent is synced, also
+ * where the directory was there: the daemon that made it may have died before. A parent that may
+ * not be opened was made by somebody else, with the directory. */
+static int sync_parent(const char *path)
+{
+    char *copy = strdup(path);
+    int fd, rc;
+
+    if (copy == NULL)
+        return -ENOMEM;
+    fd = open(dirname(copy), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    free(copy);
+    if (fd < 0)
+        return 0;
+    rc = result(fsync(fd));
+    close(fd);
+    return rc;
+}
+
 static int real_make_directory(const struct sysio *sys, const char *path)
 {
+    int rc = result(mkdir(path, 0700));
+
     (void)sys;
-    return result(mkdir(path, 0700));
+    return rc == 0 || rc == -EEXIST ? sync_parent(path) : rc;
 }
 
 static int real_open(const struct sysio *sys, int dir, const char *name, int flags)

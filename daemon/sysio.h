@@ -14,6 +14,7 @@ typedef int sysio_name_cb(void *arg, const char *name);
 /* The raw calls: may be interrupted, may be short. dir: a directory's descriptor. */
 struct sysio {
     int (*open_directory)(const struct sysio *sys, const char *path);
+    /* Makes it, 0700, where it is missing, and sees that its parent remembers it. */
     int (*make_directory)(const struct sysio *sys, const char *path);
     int (*open)(const struct sysio *sys, int dir, const char *name, int flags);
     int (*close)(const struct sysio *sys, int fd);
