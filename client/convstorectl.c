@@ -21,6 +21,9 @@ static const struct ctl_command commands[] = {
     {"ping", "ask whether the daemon answers", ctl_ping_help, ctl_run_ping},
     {"flush", "write the whole backlog to the database now", ctl_flush_help, ctl_run_flush},
     {"journal", "show or verify what the daemon keeps on disk", ctl_journal_help, ctl_run_journal},
+    {"dead-letters", "show, retry or drop what the database refused", ctl_dead_letters_help,
+     ctl_run_dead_letters},
+    {"schema", "print the SQL of the tables and the grants", ctl_schema_help, ctl_run_schema},
 };
 
 #define COMMANDS (sizeof commands / sizeof commands[0])

@@ -49,7 +49,7 @@ const struct config_key config_keys[] = {
     NUMBER(batch, max_attempts, "8", 1, 1000),
 
     TEXT(database, conninfo, ""),
-    NUMBER(database, max_connections, "2", 1, 20),
+    NUMBER(database, max_connections, "3", 2, 20),
     BOOL(database, auto_migrate, "true"),
 
     CHOICE(embedding, provider, "builtin", "builtin ollama none"),

@@ -14,6 +14,7 @@
 #include "daemon/journal.h"
 #include "daemon/listener.h"
 #include "daemon/log.h"
+#include "daemon/queries.h"
 #include "daemon/server.h"
 #include "daemon/store.h"
 
@@ -64,6 +65,7 @@ static void on_drained(uv_timer_t *timer)
     log_end(server, "drained");
     store_end_all(server);
     flush_end_all(&server->flushes);
+    queries_close(server->queries); /* what was asked is answered, before the sessions go */
     uv_close((uv_handle_t *)&drain->sigterm, NULL);
     uv_close((uv_handle_t *)&drain->sigint, NULL);
     uv_close((uv_handle_t *)&drain->end_timer, NULL);

@@ -194,7 +194,7 @@ static void pack_operation(msgpack_packer *pk, const struct stats *stats, enum o
     pack_ms(pk, "max_ms", (double)h->max);
 }
 
-static void pack_counters(msgpack_packer *pk, const struct server *server,
+static void pack_counters(msgpack_packer *pk, const struct server *server, uint64_t dead_letters,
                           const struct batcher_status *batcher, const struct journal_stats *journal)
 {
     const struct stats *stats = &server->stats;
@@ -209,7 +209,7 @@ static void pack_counters(msgpack_packer *pk, const struct server *server,
     pack_number(pk, "processing", batcher->processing);
     pack_number(pk, "completed", stats->completed);
     pack_number(pk, "failed", stats->failed);
-    pack_number(pk, "dead_letters", stats->failed);
+    pack_number(pk, "dead_letters", dead_letters);
     pack_number(pk, "duplicates", stats->duplicates);
     pack_number(pk, "replayed", stats->replayed);
     pack_number(pk, "rejected", stats->rejected);
@@ -259,7 +259,7 @@ void report_journal(const struct server *server, struct session *s, uint32_t msg
         pack_damage(pk, &journal.damage[i]);
 }
 
-void report_stats(const struct server *server, struct session *s, uint32_t msgid)
+void report_stats(struct server *server, struct session *s, uint32_t msgid)
 {
     struct batcher_status batcher = batcher_status(server->batcher);
     struct embedding_stage_stats embedding;
@@ -270,8 +270,8 @@ void report_stats(const struct server *server, struct session *s, uint32_t msgid
     embedding_stage_stats(server->embedding, &embedding);
     reply_begin(pk, msgid);
     msgpack_pack_map(pk, 20);
-    pack_counters(pk, server, &batcher, &journal);   /* 12 */
-    pack_health(pk, &batcher, &embedding, &journal); /* 2 */
+    pack_counters(pk, server, dead_letters_count(server), &batcher, &journal); /* 12 */
+    pack_health(pk, &batcher, &embedding, &journal);                           /* 2 */
     pack_journal(pk, &journal);
     pack_cache(pk, &embedding);
     pack_database(pk, &batcher);

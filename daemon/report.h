@@ -9,6 +9,6 @@ struct session;
 
 void report_ping(const struct server *server, struct session *s, uint32_t msgid);
 void report_journal(const struct server *server, struct session *s, uint32_t msgid);
-void report_stats(const struct server *server, struct session *s, uint32_t msgid);
+void report_stats(struct server *server, struct session *s, uint32_t msgid);
 
 #endif

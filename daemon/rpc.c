@@ -2,6 +2,7 @@
 
 #include <string.h>
 
+#include "daemon/dead_letters.h"
 #include "daemon/journal.h"
 #include "daemon/log.h"
 #include "daemon/report.h"
@@ -50,9 +51,13 @@ static void flush_handle(struct rpc *rpc)
 }
 
 static const struct rpc_method methods[] = {
-    {"store", store_handle, false, 1, 2}, {"store_many", store_many_handle, false, 1, 2},
-    {"ping", ping_handle, false, 0, 0},   {"stats", stats_handle, false, 0, 0},
-    {"flush", flush_handle, true, 0, 1},  {"journal", journal_handle, true, 0, 0},
+    {"store", store_handle, false, 1, 2},
+    {"store_many", store_many_handle, false, 1, 2},
+    {"ping", ping_handle, false, 0, 0},
+    {"stats", stats_handle, false, 0, 0},
+    {"flush", flush_handle, true, 0, 1},
+    {"journal", journal_handle, true, 0, 0},
+    {"dead_letters", dead_letters_handle, true, 1, 1},
 };
 
 static const struct rpc_method *find_method(struct slice name)

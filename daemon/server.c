@@ -18,6 +18,7 @@
 #include "daemon/journal.h"
 #include "daemon/listener.h"
 #include "daemon/log.h"
+#include "daemon/queries.h"
 #include "daemon/rpc.h"
 #include "daemon/store.h"
 #include "daemon/sysio.h"
@@ -181,6 +182,8 @@ static void on_row(void *owner, struct conversation *c, enum row_verdict verdict
     uint64_t seq = c->seq;
 
     count_row(&server->stats, c, verdict);
+    if (verdict == ROW_DEAD)
+        dead_letters_on_dead(server);
     conversation_free(c);
     journal_done(server->journal, seq);
     assert(server->outstanding > 0);
@@ -311,9 +314,9 @@ static int start_batcher(struct server *server)
     static const struct batcher_callbacks callbacks = {
         .on_row = on_row, .on_write = on_write, .on_timeline = on_timeline, .on_room = on_room};
     const struct config *config = server->config;
-    uint64_t threads = config->batch.max_concurrent_batches < config->database.max_connections
-                           ? config->batch.max_concurrent_batches
-                           : config->database.max_connections;
+    uint64_t most = config->database.max_connections - QUERIES_CONNECTIONS;
+    uint64_t threads =
+        config->batch.max_concurrent_batches < most ? config->batch.max_concurrent_batches : most;
     struct batcher_config batches = {
         .batch_size = config->batch.batch_size,
         .flush_interval_ms = config->batch.flush_interval_ms,
@@ -328,6 +331,16 @@ static int start_batcher(struct server *server)
 
     return batcher_start(server->loop, &batches, &callbacks, server, server->embedding,
                          &server->batcher);
+}
+
+static int start_queries(struct server *server)
+{
+    const struct config *config = server->config;
+    struct pgwriter_config connection = {.conninfo = config->database.conninfo,
+                                         .auto_migrate = config->database.auto_migrate,
+                                         .model = server->model};
+
+    return queries_start(server->loop, &connection, &server->queries);
 }
 
 static int open_journal(struct server *server, char *error)
@@ -376,6 +389,8 @@ int server_start(struct server *server, uv_loop_t *loop, const struct config *co
     if (start_embedding(server, ret_error) != 0)
         return -1;
     rc = start_batcher(server);
+    if (rc == 0)
+        rc = start_queries(server);
     if (rc != 0) {
         snprintf(ret_error, ERROR_BYTES, "write workers: %s", uv_strerror(rc));
         return -1;

@@ -8,6 +8,7 @@
 
 #include "daemon/batcher.h"
 #include "daemon/config.h"
+#include "daemon/dead_letters.h"
 #include "daemon/drain.h"
 #include "daemon/embedding_stage.h"
 #include "daemon/failover.h"
@@ -19,6 +20,7 @@
 
 struct journal;
 struct listener;
+struct queries;
 
 enum server_state {
     SERVER_SERVING,
@@ -40,6 +42,8 @@ struct server {
     struct embedding_stage *embedding;
     struct batcher *batcher;
     struct failover failover;
+    struct queries *queries;
+    struct dead_letters dead_letters;
     struct stats stats;
     struct flush_list flushes;
     struct waiters waiters;  /* calls that wait for rows */
