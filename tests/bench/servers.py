@@ -6,6 +6,7 @@ what is left, whatever happened.
 """
 import configparser
 import ctypes
+import fcntl
 import os
 import pathlib
 import re
@@ -111,6 +112,11 @@ class Place:
         self.build = build
         self.data = build / "bench"
         self.data.mkdir(parents=True, exist_ok=True)
+        self.lock = open(self.data / "lock", "w", encoding="ascii")
+        try:
+            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise Failed(f"another benchmark is at work in {self.data}") from None
         self.sockets = pathlib.Path(tempfile.mkdtemp(prefix="convstore-bench.", dir="/tmp"))
         self.peers = {}
         self.libraries = ""
@@ -186,6 +192,10 @@ class Postgres:
 
     def __init__(self, place):
         self.directory = place.data / "pg"
+        self.conninfo = None
+
+    def begin(self):
+        """A new cluster; one that a killed run has left goes first."""
         self._pg("drop")
         self._pg("start", "-c", f"max_connections={PG_CONNECTIONS}")
         self.conninfo = self._pg("conninfo")
