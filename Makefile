@@ -41,7 +41,7 @@ ARCHIVES := $(BUILD)/libsupport.a $(BUILD)/libbench.a $(BUILD)/libdaemon.a $(BUI
 PROGRAMS := $(BUILD)/convstored $(BUILD)/convstorectl $(BUILD)/libconvstore.so
 
 .PHONY: all build programs check deps run test bench fmt lint asan tsan fuzz install clean help \
-  campaign-power
+  campaign-power campaign-kill campaign-points campaign-outage
 # A fresh machine has no pkg-config before deps has run: what needs it is a make of its own.
 all: deps
 	@$(MAKE) --no-print-directory -j$(JOBS) build
@@ -56,6 +56,8 @@ help:
 	@echo "make fmt lint format; check the format and build with clang"
 	@echo "make bench    measure, beside Redis, beanstalkd and PostgreSQL alone; BENCH_SECONDS a run (30)"
 	@echo "make campaign-power  10 million simulated losses of power (make test: 100,000)"
+	@echo "make campaign-kill campaign-points campaign-outage  the daemon killed 1,000 times, and at each"
+	@echo "              named point; PostgreSQL away for a million conversations"
 	@echo "make install  to PREFIX (/usr/local) below DESTDIR"
 	@echo "make deps     install what is missing; all, clean; V=1 shows each command"
 
@@ -161,6 +163,9 @@ install: programs $(BUILD)/convstore-bench
 # The journal through 10 million simulated losses of power; a failure prints the seed that replays it.
 campaign-power: $(BUILD)/campaign/power
 	$< --states 10000000
+# The daemon as a process: random kills, named kills, a long outage.
+campaign-kill campaign-points campaign-outage: campaign-%: programs
+	@TEST_BUILD=$(BUILD) $(PYTHON) tests/campaign/$* --verbose
 
 clean:
 	rm -rf $(BUILD)
