@@ -132,7 +132,7 @@ static void act(struct episode *e)
     struct world *w = &e->world;
     enum work_kind kind = (enum work_kind)sim_below(&e->random, WORK_KINDS);
 
-    switch (sim_below(&e->random, 10)) {
+    switch (sim_below(&e->random, 11)) {
     case 0:
     case 1:
         append_some(e);
@@ -160,6 +160,12 @@ static void act(struct episode *e)
         break;
     case 9:
         world_settle(w);
+        break;
+    case 10: /* rare: a disk that is full for a while, a server that lost its last commits */
+        if (sim_below(&e->random, 6) == 0)
+            w->disk->full = !w->disk->full;
+        if (sim_below(&e->random, 20) == 0)
+            world_replay(w);
         break;
     }
     if (!w->failed)
@@ -216,6 +222,32 @@ static void end_generation(struct episode *e)
     total.restarts++;
 }
 
+/* However full it became: once the rows are committed, the journal is empty and takes records. */
+static void drain(struct episode *e)
+{
+    struct world *w = &e->world;
+
+    w->disk->quiet = true;
+    w->disk->full = false;
+    for (int i = 0; i < 3; i++) { /* the last of a replay, retention, recycling */
+        world_room(w, 100000);
+        world_settle(w);
+        for (uint32_t n = 1; n <= w->count; n++)
+            if (w->in_memory[n] != 0)
+                world_commit(w, n);
+        world_settle(w);
+        w->disk->now_us += 10000000;
+    }
+    if (w->failed || w->journal->ledger.live != 0 || w->journal->ledger.count > 1)
+        world_fail(w, "the journal does not drain: %llu left in %zu segments %s",
+                   (unsigned long long)w->journal->ledger.live, w->journal->ledger.count, w->text);
+    if (world_append(w, 400) != 0)
+        world_fail(w, "a drained journal refuses a record");
+    world_settle(w);
+    if (w->fates[w->count] != FATE_ACKED)
+        world_fail(w, "a drained journal does not acknowledge");
+}
+
 static void run_episode(struct episode *e, uint64_t seed)
 {
     struct journal_config config = {.sync = true};
@@ -236,6 +268,7 @@ static void run_episode(struct episode *e, uint64_t seed)
             act(e);
         end_generation(e);
     }
+    drain(e);
     for (uint32_t n = 1; n <= w->count; n++)
         total.acked += w->fates[n] >= FATE_ACKED;
     total.episodes++;

@@ -194,6 +194,7 @@ void world_abandon(struct world *w)
     memset(w->work, 0, sizeof w->work);
     memset(w->in_memory, 0, sizeof w->in_memory);
     w->written_note_count = 0;
+    w->notes_are_void = false;
     w->next_ack = 0;
     simdisk_kill(w->disk);
     w->disk->quiet = quiet;
@@ -245,7 +246,7 @@ bool world_run_group(struct world *w)
         return false;
     disk_group_run(w->group);
     w->group_ran = true;
-    for (unsigned i = 0; i < w->group->done_count; i++)
+    for (unsigned i = 0; i < w->group->done_count && !w->notes_are_void; i++)
         for (uint64_t k = 0; k < w->group->done[i].count; k++) {
             assert(w->written_note_count < WORLD_MAX);
             w->written_notes[w->written_note_count++] = w->group->done[i].first + k;
@@ -260,6 +261,7 @@ bool world_finish_group(struct world *w)
     if (w->group == NULL || !w->group_ran)
         return false;
     synced = w->group->sync && w->group->error == 0;
+    w->notes_are_void = false;
     w->group = NULL;
     for (unsigned i = 0; synced && i < w->written_note_count; i++) {
         uint32_t n = w->by_seq[w->written_notes[i]];
@@ -321,6 +323,16 @@ void world_commit(struct world *w, uint32_t n)
     if (w->fates[n] == FATE_ACKED)
         w->fates[n] = FATE_DONE;
     journal_done(w->journal, w->seqs[n]);
+}
+
+void world_replay(struct world *w)
+{
+    (void)journal_replay_done(w->journal);
+    for (uint32_t n = 1; n <= w->count; n++)
+        if (w->fates[n] == FATE_NOTED)
+            w->fates[n] = FATE_DONE; /* may come again; need not, it may be trimmed */
+    w->written_note_count = 0;
+    w->notes_are_void = w->group != NULL;
 }
 
 void world_room(struct world *w, size_t count)

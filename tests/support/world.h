@@ -36,9 +36,10 @@ struct world {
     uint32_t by_seq[WORLD_MAX * 2];
     uint64_t written_notes[WORLD_MAX]; /* in groups that no sync has covered yet */
     unsigned written_note_count;
-    uint32_t next_ack; /* acks come in the order of appending */
-    bool reading_only; /* a check: no job but read-back is run */
-    unsigned lost;     /* on_lost calls */
+    bool notes_are_void; /* those of the group that is out: a replay note will follow them */
+    uint32_t next_ack;   /* acks come in the order of appending */
+    bool reading_only;   /* a check: no job but read-back is run */
+    unsigned lost;       /* on_lost calls */
     bool failed;
     int last_error;
     char text[512];
@@ -61,6 +62,7 @@ bool world_run_work(struct world *w, enum work_kind kind);
 bool world_finish_work(struct world *w, enum work_kind kind);
 void world_settle(struct world *w);             /* until nothing is left to do */
 void world_commit(struct world *w, uint32_t n); /* its row is committed */
+void world_replay(struct world *w);             /* all that is done and still there comes again */
 void world_room(struct world *w, size_t count);
 
 /* Compares what came back after an opening (all of it handed on) with the oracle. Ends the program
