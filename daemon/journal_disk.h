@@ -14,7 +14,8 @@
 
 struct sysio;
 
-#define DISK_SPARES_MAX 4u /* prepared files that are kept; more are deleted */
+#define DISK_BUFFER_BYTES (1u << 20) /* a group larger than this goes out in several writes */
+#define DISK_SPARES_MAX 4u           /* prepared files that are kept; more are deleted */
 #define DISK_NAME_MAX 64u
 
 /* An open segment that is written to. */

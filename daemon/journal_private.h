@@ -1,6 +1,7 @@
-/* The journal's inside, for its own files: journal.c (records), journal_space.c (segments),
- * journal_read.c (what comes back from disk) and journal_loop.c (libuv), and for tests that run the
- * disk's work by hand. Everything is the loop's except what is in a job that is on its way. */
+/* The journal's inside, for its own files: journal_start.c, journal.c (records),
+ * journal_group.c (what is sent), journal_space.c (segments), journal_read.c (what comes back from
+ * disk) and journal_loop.c (libuv), and for tests that run the disk's work by hand. Everything is
+ * the loop's except what is in a job that is on its way. */
 #ifndef DAEMON_JOURNAL_PRIVATE_H
 #define DAEMON_JOURNAL_PRIVATE_H
 
@@ -9,6 +10,11 @@
 #include "daemon/journal_disk.h"
 #include "daemon/ledger.h"
 #include "daemon/recovery.h"
+
+/* What is left free at the end of a segment: an END, and a trim note, so that a full segment can
+ * still say what may go. */
+#define JOURNAL_TRIM_BYTES (2 * sizeof(struct record_header) - RECORD_ALIGN)
+#define JOURNAL_TAIL_BYTES (sizeof(struct record_header) + JOURNAL_TRIM_BYTES)
 
 #define JOURNAL_RESERVE 2u             /* prepared segments for notes and moves, beyond max_bytes */
 #define JOURNAL_GROUP_BYTES (4u << 20) /* more waits for the next group */
@@ -107,12 +113,14 @@ struct journal {
     void *loop; /* journal_loop.c's */
 };
 
-/* journal.c. journal_new() is journal_open() without threads; journal_delete() closes what is open
- * and frees; no job may be out. */
+/* journal_start.c. journal_new() is journal_open() without threads; journal_delete() closes what is
+ * open and frees; no job may be out. */
 int journal_new(const struct journal_config *config, const struct sysio *sys,
                 const struct journal_callbacks *callbacks, void *owner,
                 const struct journal_executor *executor, struct journal **ret, char ret_error[512])
     __attribute__((warn_unused_result));
+
+/* journal.c */
 void journal_delete(struct journal *j);
 void journal_pump(struct journal *j); /* starts all work that is due; once an iteration */
 void journal_group_finished(struct journal *j);
@@ -122,6 +130,10 @@ int64_t journal_now_us(const struct journal *j); /* monotonic: clocks on the wal
 bool journal_may_try(const struct journal *j, enum work_kind kind);
 bool journal_transient(int error); /* trouble that may pass: try again later */
 void journal_fail(struct journal *j, int error, const char *step);
+
+/* journal_group.c */
+void journal_send_group(struct journal *j);
+void journal_note_done(struct journal *j, uint64_t seq);
 
 /* journal_space.c */
 void journal_space_pump(struct journal *j);

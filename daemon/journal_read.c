@@ -10,7 +10,6 @@
 
 #include "daemon/journal_private.h"
 #include "daemon/kill_point.h"
-#include "daemon/sysio.h"
 
 /* Survivors that are worth moving: fewer than one in this many; when space is short, one in two. */
 #define SPARSE_PART 20u

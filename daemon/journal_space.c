@@ -11,7 +11,6 @@
 
 #include "daemon/journal_private.h"
 #include "daemon/kill_point.h"
-#include "daemon/sysio.h"
 
 /* Files that one job of recycling looks at. */
 #define RETIRE_MAX 16u

@@ -1,6 +1,5 @@
 /* Reads a journal's directory and says what is in it; changes nothing, takes no lock. Beside a
  * running daemon it may see a group half written and call it a torn tail. Any thread. */
-#include <errno.h>
 #include <inttypes.h>
 #include <string.h>
 

@@ -56,6 +56,11 @@ int recovery_apply(struct recovery *r, struct journal_disk *disk, char ret_error
 
 void recovery_done(struct recovery *r); /* not the ledger where it was moved (zeroed) away */
 
+/* For both halves. The last segment in which anything was recorded, NULL for none: all before it
+ * are complete. recovery_fail() says what failed and returns rc. */
+const struct found_segment *recovery_last_used(const struct recovery *r);
+int recovery_fail(char error[512], int rc, const char *what, const char *name);
+
 const char *damage_kind_name(enum journal_damage_kind kind);
 
 #endif

@@ -4,7 +4,6 @@
  * the kernel may call the lost pages clean, so that a second call would prove nothing. */
 #include "daemon/sysio.h"
 
-#include <assert.h>
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
