@@ -89,6 +89,10 @@ static void test_memory_rule(void **state)
     world_room(&w, 2);
     world_pump(&w); /* the read job is out; a fresh record must not slip in before what it brings */
     append(1, 100);
+    world_pump(&w);
+    assert_true(world_run_group(&w) && world_finish_group(&w));
+    assert_int_equal(w.fates[11], FATE_ACKED);
+    assert_int_equal(w.in_memory[11], 0);
     world_settle(&w);
     assert_int_equal(w.in_memory[5], 1);
     assert_int_equal(w.in_memory[6], 0);
