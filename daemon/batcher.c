@@ -20,7 +20,7 @@
 #include <sys/queue.h>
 
 #include "daemon/backoff.h"
-#include "daemon/embedding_text.h"
+#include "daemon/embedding_set.h"
 #include "daemon/handoff.h"
 #include "daemon/log.h"
 
@@ -47,9 +47,7 @@ struct batch {
     struct pgwriter_found found;    /* after the last write */
     struct conversation_list later; /* same keys as rows of this batch; youngest first */
     struct write_batch write;
-    struct write_vector *vectors; /* room for one each row */
-    struct embedding_order order;
-    struct embedding_item *items; /* one each row, in the order of the rows */
+    struct embedding_set texts;
     TAILQ_ENTRY(batch) link;
 };
 
@@ -59,6 +57,7 @@ struct batcher {
     struct batcher_callbacks callbacks;
     void *owner;
     struct embedding_stage *embedding;
+    enum embedding_source source;
     struct handoff *writers;
     uv_timer_t flush_timer;
     uv_timer_t retry_timer;
@@ -104,13 +103,6 @@ static bool database_answers(const struct batcher *b)
 
 /* Batches begin and end. */
 
-static void release_vectors(struct batch *batch)
-{
-    for (size_t i = 0; i < batch->order.count; i++)
-        vector_release(batch->items[i].vector);
-    batch->order.count = 0;
-}
-
 static void batch_free(struct batch *batch)
 {
     struct batcher *b = batch->batcher;
@@ -122,10 +114,8 @@ static void batch_free(struct batch *batch)
     b->processing_bytes -= batch->later.bytes;
     while ((c = conversation_list_pop(&batch->later)) != NULL)
         conversation_list_push_front(&b->backlog, c);
-    release_vectors(batch);
+    embedding_set_done(&batch->texts);
     free(batch->write.rows);
-    free(batch->vectors);
-    free(batch->items);
     free(batch);
 }
 
@@ -137,11 +127,9 @@ static struct batch *batch_new(struct batcher *b, size_t count)
         return NULL;
     batch->batcher = b;
     batch->write.rows = calloc(count, sizeof *batch->write.rows);
-    batch->vectors = calloc(count, sizeof *batch->vectors);
-    batch->items = calloc(count, sizeof *batch->items);
     TAILQ_INSERT_TAIL(&b->batches, batch, link);
     b->batch_count++;
-    if (batch->write.rows != NULL && batch->vectors != NULL && batch->items != NULL)
+    if (batch->write.rows != NULL)
         return batch;
     batch_free(batch);
     return NULL;
@@ -211,31 +199,36 @@ static void write_batch(struct batch *batch)
     handoff_submit(b->writers, &batch->job);
 }
 
-static void on_vectors(struct embedding_order *order)
+/* resume_paused() knows who may write now. */
+static void write_when_allowed(struct batch *batch)
 {
-    struct batch *batch = (struct batch *)((char *)order - offsetof(struct batch, order));
-    size_t count = 0;
-
-    for (size_t i = 0; i < batch->write.count; i++)
-        if (batch->items[i].vector != NULL)
-            batch->vectors[count++] =
-                (struct write_vector){.row = (uint32_t)i, .values = batch->items[i].vector->values};
-    batch->write.vectors = batch->vectors;
-    batch->write.vector_count = count;
-    batch->state = BATCH_PAUSED; /* for the moment: resume_paused() knows who may write now */
+    batch->write.vectors = batch->texts.vectors;
+    batch->write.vector_count = batch->texts.vector_count;
+    batch->state = BATCH_PAUSED;
     batch->resume_at_ms = 0;
     resume_paused(batch->batcher);
 }
 
+static void on_vectors(struct embedding_order *order)
+{
+    struct batch *batch = (struct batch *)((char *)order - offsetof(struct batch, texts.order));
+
+    embedding_set_collect(&batch->texts);
+    write_when_allowed(batch);
+}
+
 static void embed_batch(struct batch *batch)
 {
+    struct batcher *b = batch->batcher;
+
+    if (embedding_set_init(&batch->texts, b->source, batch->write.rows, batch->write.count) != 0) {
+        embedding_set_done(&batch->texts);
+        write_when_allowed(batch); /* memory is short: the vectors come later */
+        return;
+    }
     batch->state = BATCH_EMBEDDING;
-    for (size_t i = 0; i < batch->write.count; i++)
-        batch->items[i].text = embedding_text(batch->write.rows[i].conversation);
-    batch->order.items = batch->items;
-    batch->order.count = batch->write.count;
-    batch->order.on_done = on_vectors;
-    embedding_stage_want(batch->batcher->embedding, &batch->order);
+    batch->texts.order.on_done = on_vectors;
+    embedding_stage_want(b->embedding, &batch->texts.order);
 }
 
 /* Settling. */
@@ -245,19 +238,20 @@ static void settle_rows(struct batch *batch)
 {
     struct batcher *b = batch->batcher;
     struct write_row *rows = batch->write.rows;
+    struct write_vector *all = batch->texts.vectors;
     size_t kept = 0, vectors = 0, v = 0;
 
     for (size_t i = 0; i < batch->write.count; i++) {
         struct conversation *c = rows[i].conversation;
         bool settled = rows[i].verdict != ROW_PENDING;
-        bool has_vector = v < batch->write.vector_count && batch->vectors[v].row == i;
+        bool has_vector = v < batch->write.vector_count && all[v].row == i;
 
         b->without_vector +=
             rows[i].verdict == ROW_STORED && !has_vector && b->config.writer.model.dimension > 0;
-        for (; v < batch->write.vector_count && batch->vectors[v].row == i; v++)
+        for (; v < batch->write.vector_count && all[v].row == i; v++)
             if (!settled) {
-                batch->vectors[vectors] = batch->vectors[v];
-                batch->vectors[vectors++].row = (uint32_t)kept;
+                all[vectors] = all[v];
+                all[vectors++].row = (uint32_t)kept;
             }
         if (!settled) {
             rows[kept++] = rows[i];
@@ -509,6 +503,11 @@ void batcher_load(const struct batcher *b, size_t *ret_count, size_t *ret_bytes)
     *ret_bytes = b->backlog.bytes + b->processing_bytes;
 }
 
+uint64_t batcher_without_vector(const struct batcher *b)
+{
+    return b->without_vector;
+}
+
 struct batcher_status batcher_status(const struct batcher *b)
 {
     struct batcher_status status = {.queued = b->backlog.count,
@@ -567,6 +566,7 @@ int batcher_start(uv_loop_t *loop, const struct batcher_config *config,
     b->callbacks = *callbacks;
     b->owner = owner;
     b->embedding = embedding;
+    b->source = embedding_source_of(config->writer.model.source);
     TAILQ_INIT(&b->batches);
     rc = handoff_start(loop, "write", &ops, b, config->write_threads, &b->writers);
     if (rc != 0) {
@@ -609,7 +609,7 @@ static void drop_batches(struct batcher *b)
 
     while ((batch = TAILQ_FIRST(&b->batches)) != NULL) {
         if (batch->state == BATCH_EMBEDDING)
-            embedding_stage_cancel(b->embedding, &batch->order);
+            embedding_stage_cancel(b->embedding, &batch->texts.order);
         for (size_t i = 0; i < batch->write.count; i++)
             conversation_free(batch->write.rows[i].conversation);
         batch_free(batch);

@@ -72,6 +72,9 @@ void batcher_load(const struct batcher *b, size_t *ret_count, size_t *ret_bytes)
 
 struct batcher_status batcher_status(const struct batcher *b);
 
+/* Rows that went into embedding_backlog, since the start. */
+uint64_t batcher_without_vector(const struct batcher *b);
+
 /* Frees everything; what has not become a row is dropped here (its owner has it on disk, or has
  * waited for it). Blocks while a write is in flight. on_closed runs when the last handle is gone.
  */

@@ -50,7 +50,7 @@ struct config {
         uint64_t dimensions; /* 0: what the model gives */
         char *document_prefix;
         char *query_prefix;
-        char *source; /* "summary" */
+        char *source; /* "summary", "transcript", "both" */
         uint64_t timeout_ms;
         uint64_t deadline_ms;
         uint64_t max_in_flight;

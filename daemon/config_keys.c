@@ -49,7 +49,7 @@ const struct config_key config_keys[] = {
     NUMBER(batch, max_attempts, "8", 1, 1000),
 
     TEXT(database, conninfo, ""),
-    NUMBER(database, max_connections, "3", 2, 20),
+    NUMBER(database, max_connections, "4", 3, 20),
     BOOL(database, auto_migrate, "true"),
 
     CHOICE(embedding, provider, "builtin", "builtin ollama none"),
@@ -58,7 +58,7 @@ const struct config_key config_keys[] = {
     NUMBER(embedding, dimensions, "0", 0, 16000),
     TEXT(embedding, document_prefix, "auto"),
     TEXT(embedding, query_prefix, "auto"),
-    CHOICE(embedding, source, "summary", "summary"),
+    CHOICE(embedding, source, "summary", "summary transcript both"),
     NUMBER(embedding, timeout_ms, "30000", 100, DAY_MS),
     NUMBER(embedding, deadline_ms, "500", 1, DAY_MS),
     NUMBER(embedding, max_in_flight, "2", 1, 64),

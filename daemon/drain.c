@@ -11,6 +11,7 @@
 #include <systemd/sd-daemon.h>
 #include <unistd.h>
 
+#include "daemon/backfill.h"
 #include "daemon/journal.h"
 #include "daemon/listener.h"
 #include "daemon/log.h"
@@ -24,6 +25,8 @@
 #define UNREACHABLE_TRIES 2
 #define STRING_(x) #x
 #define STRING(x) STRING_(x)
+#define BACKFILL_POLL_MS 10
+#define BACKFILL_POLLS_MAX 200
 
 static void on_part_closed(void *owner)
 {
@@ -33,13 +36,23 @@ static void on_part_closed(void *owner)
     server->closing--;
 }
 
+static void on_backfill_closed(void *owner)
+{
+    struct server *server = owner;
+
+    embedding_stage_close(server->embedding, on_part_closed, server);
+}
+
 /* After the batcher: its last verdicts were for the journal. */
 static void on_batcher_closed(void *owner)
 {
     struct server *server = owner;
 
     journal_close(server->journal, NULL);
-    embedding_stage_close(server->embedding, on_part_closed, server);
+    if (server->backfill != NULL)
+        backfill_close(server->backfill, on_backfill_closed, server);
+    else
+        on_backfill_closed(server);
 }
 
 static void log_end(const struct server *server, const char *reason)
@@ -53,6 +66,30 @@ static void log_end(const struct server *server, const char *reason)
              (uintmax_t)stats->rejected);
 }
 
+/* Tells everybody who waits, and goes. What was appended but not synced was not acknowledged. */
+static void leave(struct server *server, const char *reason)
+{
+    store_end_all(server);
+    flush_end_all(&server->flushes);
+    sessions_flush(server->sessions);
+    log_end(server, reason);
+    _exit(EXIT_SUCCESS);
+}
+
+static void on_drained(uv_timer_t *timer);
+
+/* Lets the backfill give back what it holds, for other daemons; a database that does not answer is
+ * not waited for long, since what is held comes free by itself. */
+static bool backfill_is_idle(struct server *server)
+{
+    if (server->backfill == NULL || backfill_stop(server->backfill))
+        return true;
+    if (server->drain.backfill_polls++ >= BACKFILL_POLLS_MAX)
+        leave(server, "drained; the backfill's connection hangs");
+    uv_timer_start(&server->drain.end_timer, on_drained, BACKFILL_POLL_MS, 0);
+    return false;
+}
+
 /* Everything closes; the loop ends by itself with the last handle. */
 static void on_drained(uv_timer_t *timer)
 {
@@ -61,6 +98,8 @@ static void on_drained(uv_timer_t *timer)
 
     if (server->outstanding > 0)
         return; /* a promoted standby made some outstanding again */
+    if (!backfill_is_idle(server))
+        return;
     server->state = SERVER_CLOSING;
     log_end(server, "drained");
     store_end_all(server);
@@ -75,16 +114,6 @@ static void on_drained(uv_timer_t *timer)
     sessions_close(server->sessions, on_part_closed);
     batcher_close(server->batcher, on_batcher_closed);
     json_buffer_done(&server->json);
-}
-
-/* Tells everybody who waits, and goes. What was appended but not synced was not acknowledged. */
-static void leave(struct server *server, const char *reason)
-{
-    store_end_all(server);
-    flush_end_all(&server->flushes);
-    sessions_flush(server->sessions);
-    log_end(server, reason);
-    _exit(EXIT_SUCCESS);
 }
 
 static void on_database_down(uv_timer_t *timer)
@@ -154,6 +183,8 @@ static void on_end_signal(uv_signal_t *handle, int signum)
     log_info("server.draining signal=%s outstanding=%zu", strsignal(signum), server->outstanding);
     sd_notifyf(0, "STOPPING=1\nSTATUS=Draining: %zu conversations left", server->outstanding);
     server->state = SERVER_DRAINING;
+    if (server->backfill != NULL)
+        backfill_stop(server->backfill);
     close_listeners(server);
     sessions_resume(server->sessions); /* so that each store hears SHUTTING_DOWN */
     if (server->outstanding == 0)

@@ -15,9 +15,10 @@ struct drain {
     uv_timer_t end_timer;      /* the reason to end has come; acted on from the loop */
     uv_timer_t deadline_timer; /* batch.drain_timeout_ms */
     uv_timer_t progress_timer;
-    size_t seen;          /* outstanding when progress was last looked at */
-    unsigned quiet_looks; /* of these in a row, without progress */
-    unsigned unreachable; /* tries in a row that found no database */
+    size_t seen;             /* outstanding when progress was last looked at */
+    unsigned quiet_looks;    /* of these in a row, without progress */
+    unsigned unreachable;    /* tries in a row that found no database */
+    unsigned backfill_polls; /* looks at whether the backfill is idle */
 };
 
 /* Listens for SIGTERM and SIGINT. */

@@ -31,8 +31,9 @@ void flights_free(struct flights *f)
 
     if (f == NULL)
         return;
-    while (flights_take(f, 1, 0, &one) == 1)
-        flights_end(f, one);
+    while (f->head != NULL)
+        if (flights_take(f, 1, 0, &one) == 1)
+            flights_end(f, one);
     assert(f->count == 0 && f->bytes == 0);
     free(f);
 }
@@ -85,7 +86,8 @@ size_t flights_take(struct flights *f, size_t max_count, size_t max_bytes, struc
     while (f->head != NULL && count < max_count) {
         struct flight *flight = f->head;
 
-        bytes += flight->text_len;
+        if (flight->waiters != NULL)
+            bytes += flight->text_len;
         if (count > 0 && bytes > max_bytes)
             break;
         f->head = flight->next;
@@ -93,7 +95,10 @@ size_t flights_take(struct flights *f, size_t max_count, size_t max_bytes, struc
             f->tail = NULL;
         flight->next = NULL;
         f->queued--;
-        ret[count++] = flight;
+        if (flight->waiters != NULL)
+            ret[count++] = flight;
+        else
+            flights_end(f, flight);
     }
     return count;
 }

@@ -37,7 +37,8 @@ struct flight *flights_find(const struct flights *f, struct embedding_key key);
 struct flight *flights_add(struct flights *f, struct embedding_key key, struct slice text);
 
 /* Takes flights off the queue's head for one request: at most max_count with at most max_bytes of
- * text together (the first one goes whatever its size). Their number; they stay in the table. */
+ * text together (the first one goes whatever its size). Their number; they stay in the table. Those
+ * that nobody waits for any more are ended instead, so it may be 0. */
 size_t flights_take(struct flights *f, size_t max_count, size_t max_bytes, struct flight *ret[]);
 
 /* Ends a flight that was taken: out of the table and freed. */

@@ -4,6 +4,7 @@
 #include "daemon/embedding_job.h"
 
 #include <assert.h>
+#include <errno.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -23,8 +24,8 @@ static struct embed_job *job_alloc(size_t count)
     return job;
 }
 
-struct embed_job *embed_job_new(struct flights *flights, size_t max_inputs, size_t max_bytes,
-                                const char *prefix, uint32_t dimension)
+int embed_job_new(struct flights *flights, size_t max_inputs, size_t max_bytes, const char *prefix,
+                  uint32_t dimension, struct embed_job **ret)
 {
     size_t queued = flights_queued(flights);
     size_t count = queued < max_inputs ? queued : max_inputs;
@@ -33,14 +34,19 @@ struct embed_job *embed_job_new(struct flights *flights, size_t max_inputs, size
     assert(count > 0);
     job = job_alloc(count);
     if (job == NULL)
-        return NULL;
+        return -ENOMEM;
     job->request.inputs = job->inputs;
     job->request.prefix = prefix;
     job->request.dimension = dimension;
     job->request.count = flights_take(flights, count, max_bytes, job->flights);
     for (size_t i = 0; i < job->request.count; i++)
         job->inputs[i].text = (struct slice){job->flights[i]->text, job->flights[i]->text_len};
-    return job;
+    if (job->request.count == 0) {
+        embed_job_free(job);
+        job = NULL;
+    }
+    *ret = job;
+    return 0;
 }
 
 void embed_job_free(struct embed_job *job)

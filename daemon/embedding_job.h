@@ -18,10 +18,11 @@ struct embed_job {
     struct embed_input inputs[];
 };
 
-/* Takes at most max_inputs flights with max_bytes of text off the queue. NULL where memory is
- * short, and then they are still queued. prefix outlives the job. Loop. */
-struct embed_job *embed_job_new(struct flights *flights, size_t max_inputs, size_t max_bytes,
-                                const char *prefix, uint32_t dimension);
+/* Takes at most max_inputs flights with max_bytes of text off the queue. *ret is NULL where nobody
+ * waits for any of what was queued. -ENOMEM: they are still queued. prefix outlives the job. Loop.
+ */
+int embed_job_new(struct flights *flights, size_t max_inputs, size_t max_bytes, const char *prefix,
+                  uint32_t dimension, struct embed_job **ret) __attribute__((warn_unused_result));
 
 /* Its flights have been settled. Loop. */
 void embed_job_free(struct embed_job *job);

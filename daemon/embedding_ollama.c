@@ -19,6 +19,7 @@
 
 #include "daemon/embedding_http.h"
 #include "daemon/embedding_reply.h"
+#include "daemon/embedding_text.h"
 #include "daemon/json_text.h"
 
 /* The model stays loaded over quiet hours; the server's own default is five minutes, and loading
@@ -161,14 +162,6 @@ static enum embed_outcome ask_or_halve(const struct run *run, size_t start, size
     return ask_or_halve(run, start + count / 2, count - count / 2);
 }
 
-static bool is_blank(struct slice text)
-{
-    for (size_t i = 0; i < text.len; i++)
-        if (text.data[i] != ' ' && (text.data[i] < '\t' || text.data[i] > '\r'))
-            return false;
-    return true;
-}
-
 /* Blank inputs are refused by the server: they are left out. */
 static size_t choose_wanted(const struct run *run)
 {
@@ -177,7 +170,7 @@ static size_t choose_wanted(const struct run *run)
     for (size_t i = 0; i < run->request->count; i++) {
         struct embed_input *input = &run->request->inputs[i];
 
-        if (is_blank(input->text))
+        if (embedding_text_is_blank(input->text))
             input->error = -EINVAL;
         else
             run->wanted[count++] = input;

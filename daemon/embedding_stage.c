@@ -10,8 +10,8 @@
  * misses go together, and behind a slow embedder requests fill up by themselves.
  *
  * Invariants: an item is linked exactly while it is not settled; an order is in the waiting list
- * (sorted by due_ms, since all have the same deadline) while waiting > 0, then in the ready list
- * until on_done; requests under way are at most as many as workers. */
+ * while waiting > 0, then in the ready list until on_done, both sorted by due_ms; requests under
+ * way are at most as many as workers. */
 #include "daemon/embedding_stage.h"
 
 #include <assert.h>
@@ -53,15 +53,24 @@ struct embedding_stage {
 
 /* Orders */
 
+/* Behind the last one that is due no later: the end, but for the few with a deadline of their own.
+ */
 static void list_push(struct order_list *list, struct embedding_order *order)
 {
-    order->next = NULL;
-    order->previous = list->tail;
-    if (list->tail != NULL)
-        list->tail->next = order;
+    struct embedding_order *after = list->tail;
+
+    while (after != NULL && after->due_ms > order->due_ms)
+        after = after->previous;
+    order->previous = after;
+    order->next = after != NULL ? after->next : list->head;
+    if (order->next != NULL)
+        order->next->previous = order;
+    else
+        list->tail = order;
+    if (after != NULL)
+        after->next = order;
     else
         list->head = order;
-    list->tail = order;
     list->count++;
 }
 
@@ -190,14 +199,15 @@ static void dispatch(struct embedding_stage *s)
 {
     while (!s->closing && flights_queued(s->flights) > 0 &&
            handoff_in_flight(s->pool) < s->worker_count) {
-        struct embed_job *job =
-            embed_job_new(s->flights, s->config->embedding.request_inputs,
-                          EMBEDDING_REQUEST_MAX_BYTES, s->model.prefix, s->model.dimension);
+        struct embed_job *job;
         struct flight *flight;
+        int rc =
+            embed_job_new(s->flights, s->config->embedding.request_inputs,
+                          EMBEDDING_REQUEST_MAX_BYTES, s->model.prefix, s->model.dimension, &job);
 
-        if (job != NULL)
+        if (rc == 0 && job != NULL)
             handoff_submit(s->pool, &job->job);
-        else if (flights_take(s->flights, 1, 0, &flight) == 1)
+        else if (rc != 0 && flights_take(s->flights, 1, 0, &flight) == 1)
             settle_flight(s, flight, NULL, -EAGAIN); /* no memory: each round ends with one less */
     }
 }
@@ -396,7 +406,9 @@ void embedding_stage_want(struct embedding_stage *s, struct embedding_order *ord
     assert(!s->closing && order->on_done != NULL);
     order->waiting = 0;
     order->state = ORDER_IDLE;
-    order->due_ms = uv_now(s->timer.loop) + s->config->embedding.deadline_ms;
+    order->due_ms =
+        uv_now(s->timer.loop) +
+        (order->deadline_ms != 0 ? order->deadline_ms : s->config->embedding.deadline_ms);
     for (size_t i = 0; i < order->count; i++) {
         order->items[i].order = order;
         order->items[i].vector = NULL;
@@ -416,6 +428,11 @@ void embedding_stage_cancel(struct embedding_stage *s, struct embedding_order *o
     order_set_state(s, order, ORDER_IDLE);
     if (!s->closing)
         arm_timer(s);
+}
+
+bool embedding_stage_is_ready(const struct embedding_stage *s)
+{
+    return s->pool != NULL;
 }
 
 size_t embedding_stage_pending(const struct embedding_stage *s)

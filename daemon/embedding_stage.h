@@ -43,6 +43,7 @@ struct embedding_item {
 struct embedding_order {
     struct embedding_item *items;
     size_t count;
+    uint64_t deadline_ms; /* 0: embedding.deadline_ms */
     void (*on_done)(struct embedding_order *order);
 
     /* The stage's own. */
@@ -73,14 +74,18 @@ int embedding_stage_start(uv_loop_t *loop, const struct config *config,
     __attribute__((warn_unused_result));
 
 /* Fills in the order's vectors: from the cache, else by asking the workers for what nobody has
- * asked for yet. on_done runs once, never inside this call: when all items are settled, or
- * embedding.deadline_ms after this call with those that are. The deadline cancels no request: a
- * late vector goes into the cache. count may be 0. The order's own fields need no preparation. */
+ * asked for yet. on_done runs once, never inside this call: when all items are settled, or at the
+ * deadline with those that are. The deadline cancels no request: a late vector goes into the cache.
+ * What is in no request by then is not asked for any more, unless another order wants it. count
+ * may be 0. The stage's own fields of the order need no preparation. */
 void embedding_stage_want(struct embedding_stage *s, struct embedding_order *order);
 
 /* Takes an order back before its on_done, which then never runs. Vectors that its items have so far
  * are the caller's to release. */
 void embedding_stage_cancel(struct embedding_stage *s, struct embedding_order *order);
+
+/* Whether asking now makes sense: the embedder is not known to be down. */
+bool embedding_stage_is_ready(const struct embedding_stage *s);
 
 /* For flush and drain: texts that are asked for and not answered. */
 size_t embedding_stage_pending(const struct embedding_stage *s);

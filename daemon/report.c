@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <time.h>
 
+#include "daemon/backfill.h"
 #include "daemon/journal.h"
 #include "daemon/recovery.h"
 #include "daemon/server.h"
@@ -213,7 +214,8 @@ static void pack_counters(msgpack_packer *pk, const struct server *server, uint6
     pack_number(pk, "duplicates", stats->duplicates);
     pack_number(pk, "replayed", stats->replayed);
     pack_number(pk, "rejected", stats->rejected);
-    pack_number(pk, "embedding_backlog", batcher->without_vector);
+    pack_number(pk, "embedding_backlog",
+                server->backfill != NULL ? backfill_status(server->backfill).backlog : 0);
     pack_number(pk, "oldest_queued_ms", age_ms(oldest_us(batcher, journal)));
 }
 

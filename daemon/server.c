@@ -13,6 +13,7 @@
 #include <systemd/sd-daemon.h>
 #include <unistd.h>
 
+#include "daemon/backfill.h"
 #include "daemon/drain.h"
 #include "daemon/embedding_model.h"
 #include "daemon/journal.h"
@@ -213,6 +214,8 @@ static void on_room(void *owner)
 
     server_update_urgency(server);
     offer_room(server);
+    if (server->backfill != NULL)
+        backfill_nudge(server->backfill, batcher_without_vector(server->batcher));
 }
 
 static void on_embedding_request(void *context, uint64_t duration_ns, size_t inputs, bool ok)
@@ -309,12 +312,36 @@ static int start_embedding(struct server *server, char *error)
     return rc;
 }
 
+static struct pgwriter_config writer_config(const struct server *server)
+{
+    return (struct pgwriter_config){.conninfo = server->config->database.conninfo,
+                                    .auto_migrate = server->config->database.auto_migrate,
+                                    .model = server->model};
+}
+
+/* What the queries and the backfill leave of database.max_connections. */
+static uint64_t write_connections(const struct server *server)
+{
+    return server->config->database.max_connections - QUERIES_CONNECTIONS -
+           (server->model.dimension > 0);
+}
+
+static int start_backfill(struct server *server)
+{
+    struct pgwriter_config writer = writer_config(server);
+
+    if (server->model.dimension == 0)
+        return 0;
+    return backfill_start(server->loop, server->config, &writer, server->embedding,
+                          &server->backfill);
+}
+
 static int start_batcher(struct server *server)
 {
     static const struct batcher_callbacks callbacks = {
         .on_row = on_row, .on_write = on_write, .on_timeline = on_timeline, .on_room = on_room};
     const struct config *config = server->config;
-    uint64_t most = config->database.max_connections - QUERIES_CONNECTIONS;
+    uint64_t most = write_connections(server);
     uint64_t threads =
         config->batch.max_concurrent_batches < most ? config->batch.max_concurrent_batches : most;
     struct batcher_config batches = {
@@ -324,9 +351,7 @@ static int start_batcher(struct server *server)
         .max_concurrent_batches = (unsigned)config->batch.max_concurrent_batches,
         .write_threads = (unsigned)threads,
         .max_attempts = (unsigned)config->batch.max_attempts,
-        .writer = {.conninfo = config->database.conninfo,
-                   .auto_migrate = config->database.auto_migrate,
-                   .model = server->model},
+        .writer = writer_config(server),
     };
 
     return batcher_start(server->loop, &batches, &callbacks, server, server->embedding,
@@ -391,6 +416,8 @@ int server_start(struct server *server, uv_loop_t *loop, const struct config *co
     rc = start_batcher(server);
     if (rc == 0)
         rc = start_queries(server);
+    if (rc == 0)
+        rc = start_backfill(server);
     if (rc != 0) {
         snprintf(ret_error, ERROR_BYTES, "write workers: %s", uv_strerror(rc));
         return -1;

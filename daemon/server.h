@@ -18,6 +18,7 @@
 #include "daemon/waiters.h"
 #include "proto/json.h"
 
+struct backfill;
 struct journal;
 struct listener;
 struct queries;
@@ -44,6 +45,7 @@ struct server {
     struct failover failover;
     struct queries *queries;
     struct dead_letters dead_letters;
+    struct backfill *backfill; /* NULL: no vectors are made */
     struct stats stats;
     struct flush_list flushes;
     struct waiters waiters;  /* calls that wait for rows */

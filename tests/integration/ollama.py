@@ -8,7 +8,7 @@ Modes: ok, hang (until close), missing (404), failed (500), busy (503), limited 
 Retry-After), eof (400 with the text of a crashed runner), cut (the body breaks off), drip (a byte at
 a time), count (one vector too few), dimension (one number too few), nan, null, garbage (no JSON).
 `delay` seconds pass before any answer. A text that contains one of `poison` fails its whole request
-the way a model's NaN does.
+the way a model's NaN does; one of more than `longest` bytes (0: none) the way Ollama refuses it.
 """
 import hashlib
 import http.server
@@ -87,6 +87,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def _mode_ok(self, request, texts):
         if any(word in text for word in self.server.stand_in.poison for text in texts):
             self._answer(400, {"error": "embedding contains NaN or Inf values"})
+            return
+        longest = self.server.stand_in.longest
+        if longest and any(len(text.encode()) > longest for text in texts):
+            self._answer(400, {"error": "the input length exceeds the context length"})
             return
         self._answer(200, self._body(request, self._vectors(texts)))
 
@@ -168,6 +172,7 @@ class FakeOllama:
         self.mode = "ok"
         self.script = []
         self.poison = []
+        self.longest = 0
         self.delay = 0.0
         self.dimension = dimension
         self.stopping = threading.Event()

@@ -13,7 +13,6 @@
 #include <unistd.h>
 
 #include "daemon/batcher.h"
-#include "daemon/embedding_text.h"
 
 #define MAX_WRITES 4096
 
@@ -128,11 +127,6 @@ void embedding_stage_cancel(struct embedding_stage *stage, struct embedding_orde
     held_order = NULL;
 }
 
-struct slice embedding_text(const struct conversation *c)
-{
-    return conversation_transcript(c);
-}
-
 /* What came out. */
 struct fixture {
     uv_loop_t loop;
@@ -195,7 +189,8 @@ static struct fixture *fixture_new(size_t batch_size, uint64_t batch_timeout_ms)
                                     .batch_timeout_ms = batch_timeout_ms,
                                     .max_concurrent_batches = 4,
                                     .write_threads = 2,
-                                    .max_attempts = 3};
+                                    .max_attempts = 3,
+                                    .writer.model.source = "transcript"};
     struct fixture *f = calloc(1, sizeof *f);
 
     seen_count = 0;

@@ -187,6 +187,7 @@ static void wish_init(struct wish *wish, struct fixture *f, size_t count)
     wish->order.items = wish->items;
     wish->order.count = count;
     wish->order.on_done = wish_on_done;
+    wish->order.deadline_ms = 0;
     wish->done = 0;
     wish->fixture = f;
     wish->then = NULL;

@@ -1,0 +1,43 @@
+/* Text first, vector later: fills in the vectors of rows that were stored without, whoever left
+ * them and whenever. Loop; one worker of its own with one connection. */
+#ifndef DAEMON_BACKFILL_H
+#define DAEMON_BACKFILL_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <uv.h>
+
+#include "daemon/config.h"
+#include "daemon/embedding_stage.h"
+#include "daemon/pgwriter.h"
+
+struct backfill;
+
+/* Starts the worker. writer: how it connects and which model; its strings and config outlive this.
+ * The stage is closed after it. 0 or a negative errno. */
+int backfill_start(uv_loop_t *loop, const struct config *config,
+                   const struct pgwriter_config *writer, struct embedding_stage *stage,
+                   struct backfill **ret) __attribute__((warn_unused_result));
+
+/* total: the rows that this daemon has put into the backlog since its start. Where there are more
+ * than the last time, they are looked at soon. */
+void backfill_nudge(struct backfill *b, uint64_t total);
+
+struct backfill_status {
+    uint64_t backlog; /* rows that wait: counted every few seconds, and kept up to date with what
+                         this daemon does in between */
+    uint64_t filled;  /* rows settled, since the start */
+    uint64_t put_off; /* tries of a row that gave no vector */
+    char last_error[256]; /* of its database connection; "" when all is well */
+};
+struct backfill_status backfill_status(const struct backfill *b);
+
+/* Begins no more and gives back what it holds. true: it is idle now, and backfill_close() will not
+ * block; false: ask again a little later. */
+bool backfill_stop(struct backfill *b);
+
+/* Ends it, after the worker's current query where there is one (blocks the loop as long).
+ * on_closed runs when all is freed. */
+void backfill_close(struct backfill *b, void (*on_closed)(void *owner), void *owner);
+
+#endif
