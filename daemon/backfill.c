@@ -303,6 +303,7 @@ static void begin_window(struct backfill *b)
     }
     /* Longer than a request may take, since it may have to wait for others. */
     b->set.order.deadline_ms = 2 * b->config->embedding.timeout_ms;
+    b->set.order.patient = true;
     b->set.order.on_done = on_vectors;
     b->state = BACKFILL_EMBEDDING;
     embedding_stage_want(b->stage, &b->set.order);

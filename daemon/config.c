@@ -15,6 +15,7 @@
 #include <string.h>
 
 #include "daemon/config_keys.h"
+#include "daemon/embedding.h"
 
 #define ERROR_BYTES 512
 #define SEGMENT_OVERHEAD (64 * 1024) /* more than headers, a record's frame and packing take */
@@ -340,6 +341,15 @@ static int load_setting(struct config *config, const char *setting, char *error)
     return -1;
 }
 
+static bool too_many_urls(const char *list)
+{
+    int commas = 0;
+
+    for (; *list != '\0'; list++)
+        commas += *list == ',';
+    return commas >= EMBEDDING_URLS_MAX;
+}
+
 static int check_together(const struct config *config, char *error)
 {
     if (config->listen.max_message_bytes > config->queue.max_queue_bytes)
@@ -369,6 +379,9 @@ static int check_together(const struct config *config, char *error)
                  (uintmax_t)config->listen.max_partial_bytes);
     else if (strcmp(config->listen.socket, config->listen.control_socket) == 0)
         snprintf(error, ERROR_BYTES, "listen.socket and listen.control_socket are the same path");
+    else if (too_many_urls(config->embedding.url))
+        snprintf(error, ERROR_BYTES, "embedding.url names more than %d servers",
+                 EMBEDDING_URLS_MAX);
     else
         return 0;
     return -1;

@@ -44,8 +44,10 @@ struct config {
         bool auto_migrate;
     } database;
     struct {
-        char *provider; /* "builtin", "ollama", "none" */
-        char *url;
+        char *provider; /* "builtin", "ollama", "openai", "none" */
+        char *url;      /* several: comma-separated */
+        char *api_key_file;
+        char *encoding_format; /* "default" (not sent), "float", "base64" */
         char *model;
         uint64_t dimensions; /* 0: what the model gives */
         char *document_prefix;

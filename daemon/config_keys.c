@@ -52,8 +52,10 @@ const struct config_key config_keys[] = {
     NUMBER(database, max_connections, "4", 3, 20),
     BOOL(database, auto_migrate, "true"),
 
-    CHOICE(embedding, provider, "builtin", "builtin ollama none"),
+    CHOICE(embedding, provider, "builtin", "builtin ollama openai none"),
     TEXT(embedding, url, "http://127.0.0.1:11434"),
+    TEXT(embedding, api_key_file, ""),
+    CHOICE(embedding, encoding_format, "default", "default float base64"),
     TEXT(embedding, model, "nomic-embed-text"),
     NUMBER(embedding, dimensions, "0", 0, 16000),
     TEXT(embedding, document_prefix, "auto"),

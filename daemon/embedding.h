@@ -3,6 +3,7 @@
 #ifndef DAEMON_EMBEDDING_H
 #define DAEMON_EMBEDDING_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -14,6 +15,7 @@
 enum embed_outcome {
     EMBED_DONE,      /* every input has its vector or its own error */
     EMBED_TRANSIENT, /* none: try again after retry_after_ms or a backoff */
+    EMBED_LIMITED,   /* none: the same, because too much was asked for (429) */
     EMBED_CONFIG,    /* none: 401, 403, 404, wrong dimension: a person must look */
 };
 
@@ -29,16 +31,22 @@ struct embed_request {
     size_t count;
     const char *prefix;
     uint32_t dimension;
+    bool suspect; /* a server crashed with one of these inputs: if it does again, seek which */
 
     enum embed_outcome outcome; /* out */
+    bool crashed;               /* out: EMBED_TRANSIENT because what runs the model died */
     int retry_after_ms;         /* out: -1 none named */
     char error[256];            /* out: for logs and stats; no text content */
 };
 
 struct embedder;
 
-/* The provider that config names; NULL for "none" or when memory is short. */
-struct embedder *embedder_new(const struct config *config);
+/* Several URLs stand in embedding.url, separated by commas. */
+#define EMBEDDING_URLS_MAX 16
+
+/* The provider that config names, at this one of its URLs (the builtin one needs none); NULL for
+ * "none" or when memory is short. config and url outlive it. */
+struct embedder *embedder_new(const struct config *config, const char *url);
 void embedder_free(struct embedder *e); /* takes NULL */
 
 /* One request for all inputs. Blocks its thread for embedding.timeout_ms at most. */

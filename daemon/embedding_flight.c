@@ -103,6 +103,40 @@ size_t flights_take(struct flights *f, size_t max_count, size_t max_bytes, struc
     return count;
 }
 
+void flights_put_back(struct flights *f, struct flight *const flights[], size_t count)
+{
+    for (size_t i = count; i-- > 0;) {
+        flights[i]->next = f->head;
+        f->head = flights[i];
+        if (f->tail == NULL)
+            f->tail = flights[i];
+        f->queued++;
+    }
+}
+
+void flights_sweep(struct flights *f)
+{
+    struct flight *next, **at = &f->head;
+
+    f->tail = NULL;
+    for (struct flight *flight = f->head; flight != NULL; flight = next) {
+        next = flight->next;
+        if (flight->waiters != NULL) {
+            f->tail = *at = flight;
+            at = &flight->next;
+        } else {
+            f->queued--;
+            flights_end(f, flight);
+        }
+    }
+    *at = NULL;
+}
+
+struct flight *flights_first(const struct flights *f)
+{
+    return f->head;
+}
+
 void flights_end(struct flights *f, struct flight *flight)
 {
     struct flight **at = &f->buckets[flight->key.low % BUCKETS];

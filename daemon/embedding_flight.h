@@ -3,6 +3,7 @@
 #ifndef DAEMON_EMBEDDING_FLIGHT_H
 #define DAEMON_EMBEDDING_FLIGHT_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 #include "daemon/embedding_cache.h"
@@ -20,6 +21,7 @@ struct flight {
     struct flight *next;  /* the queue's own */
     struct embedding_key key;
     struct embedding_item *waiters; /* the stage's */
+    bool crashed;                   /* a server crashed with a request that this was in */
     size_t text_len;
     char text[]; /* a copy: whoever asked may be gone by the time the answer comes */
 };
@@ -40,6 +42,15 @@ struct flight *flights_add(struct flights *f, struct embedding_key key, struct s
  * text together (the first one goes whatever its size). Their number; they stay in the table. Those
  * that nobody waits for any more are ended instead, so it may be 0. */
 size_t flights_take(struct flights *f, size_t max_count, size_t max_bytes, struct flight *ret[]);
+
+/* Puts flights that were taken back to the queue's head, in this order. */
+void flights_put_back(struct flights *f, struct flight *const flights[], size_t count);
+
+/* Ends those in the queue that nobody waits for any more. */
+void flights_sweep(struct flights *f);
+
+/* The queue's first; the others follow by next. NULL where it is empty. */
+struct flight *flights_first(const struct flights *f);
 
 /* Ends a flight that was taken: out of the table and freed. */
 void flights_end(struct flights *f, struct flight *flight);

@@ -119,6 +119,8 @@ static int set_address(struct embedding_http *h, const char *url, const char *pa
 
     while (len > 0 && url[len - 1] == '/')
         len--;
+    if (len >= 3 && strncmp(url + len - 3, "/v1", 3) == 0 && strncmp(path, "/v1/", 4) == 0)
+        len -= 3;
     if (strncmp(url, UNIX_PREFIX, strlen(UNIX_PREFIX)) == 0) {
         char *socket = strndup(url + strlen(UNIX_PREFIX), len - strlen(UNIX_PREFIX));
         CURLcode code = socket != NULL ? curl_easy_setopt(h->curl, CURLOPT_UNIX_SOCKET_PATH, socket)
@@ -138,13 +140,26 @@ static int set_address(struct embedding_http *h, const char *url, const char *pa
     return 0;
 }
 
-static int set_options(struct embedding_http *h)
+static int set_headers(struct embedding_http *h, const char *key)
 {
-    CURLcode bad = CURLE_OK;
+    char line[sizeof "Authorization: Bearer " + EMBEDDING_KEY_MAX];
+    struct curl_slist *last;
 
     h->headers = curl_slist_append(NULL, "Content-Type: application/json");
     if (h->headers == NULL || curl_slist_append(h->headers, "Expect:") == NULL)
         return -ENOMEM;
+    if (key == NULL || key[0] == '\0')
+        return 0;
+    snprintf(line, sizeof line, "Authorization: Bearer %s", key);
+    last = curl_slist_append(h->headers, line); /* a copy of its own */
+    explicit_bzero(line, sizeof line);
+    return last != NULL ? 0 : -ENOMEM;
+}
+
+static int set_options(struct embedding_http *h)
+{
+    CURLcode bad = CURLE_OK;
+
     bad |= curl_easy_setopt(h->curl, CURLOPT_URL, h->url);
     bad |= curl_easy_setopt(h->curl, CURLOPT_PROTOCOLS_STR, "http,https");
     bad |= curl_easy_setopt(h->curl, CURLOPT_HTTPHEADER, h->headers);
@@ -159,14 +174,15 @@ static int set_options(struct embedding_http *h)
     return bad == CURLE_OK ? 0 : -ENOMEM;
 }
 
-struct embedding_http *embedding_http_new(const char *url, const char *path)
+struct embedding_http *embedding_http_new(const char *url, const char *path, const char *key)
 {
     struct embedding_http *h = calloc(1, sizeof *h);
 
     if (h == NULL)
         return NULL;
     h->curl = curl_easy_init();
-    if (h->curl == NULL || set_address(h, url, path) != 0 || set_options(h) != 0) {
+    if (h->curl == NULL || set_address(h, url, path) != 0 || set_headers(h, key) != 0 ||
+        set_options(h) != 0) {
         embedding_http_free(h);
         return NULL;
     }

@@ -8,6 +8,7 @@
 #include "proto/slice.h"
 
 #define RETRY_AFTER_MAX_MS 3600000
+#define EMBEDDING_KEY_MAX 1024 /* bytes of an API key */
 
 struct embedding_http;
 
@@ -17,9 +18,10 @@ struct http_reply {
     int retry_after_ms; /* -1: the server named none */
 };
 
-/* url: http://, https://, or unix:///path/of/the/socket; path is appended ("/api/embed").
- * curl_global_init() has run. NULL when memory is short. */
-struct embedding_http *embedding_http_new(const char *url, const char *path);
+/* url: http://, https://, or unix:///path/of/the/socket; path is appended ("/api/embed"), less a
+ * "/v1" that both have. key: for the Authorization header; NULL or "": none. curl_global_init() has
+ * run. NULL when memory is short. */
+struct embedding_http *embedding_http_new(const char *url, const char *path, const char *key);
 void embedding_http_free(struct embedding_http *h); /* takes NULL */
 
 /* One request. Blocks its thread for timeout_ms at most. 0 with *ret, whatever the status; or with

@@ -39,8 +39,10 @@ int embed_job_new(struct flights *flights, size_t max_inputs, size_t max_bytes, 
     job->request.prefix = prefix;
     job->request.dimension = dimension;
     job->request.count = flights_take(flights, count, max_bytes, job->flights);
-    for (size_t i = 0; i < job->request.count; i++)
+    for (size_t i = 0; i < job->request.count; i++) {
         job->inputs[i].text = (struct slice){job->flights[i]->text, job->flights[i]->text_len};
+        job->request.suspect |= job->flights[i]->crashed;
+    }
     if (job->request.count == 0) {
         embed_job_free(job);
         job = NULL;
@@ -71,12 +73,13 @@ static bool make_vectors(struct embed_job *job)
 
 void embed_worker_run(struct embed_worker *worker, struct embed_job *job)
 {
+    struct embedder **embedder = &worker->embedders[job->endpoint];
     uint64_t started = uv_hrtime();
 
-    if (worker->embedder == NULL)
-        worker->embedder = worker->embedder_new(worker->config);
-    if (worker->embedder != NULL && make_vectors(job)) {
-        embedder_run(worker->embedder, &job->request);
+    if (*embedder == NULL)
+        *embedder = worker->embedder_new(worker->config, worker->urls[job->endpoint]);
+    if (*embedder != NULL && make_vectors(job)) {
+        embedder_run(*embedder, &job->request);
     } else {
         job->request.outcome = EMBED_TRANSIENT;
         snprintf(job->request.error, sizeof job->request.error, "out of memory for an embedder");
@@ -86,6 +89,8 @@ void embed_worker_run(struct embed_worker *worker, struct embed_job *job)
 
 void embed_worker_done(struct embed_worker *worker)
 {
-    embedder_free(worker->embedder);
-    worker->embedder = NULL;
+    for (size_t i = 0; i < EMBEDDING_URLS_MAX; i++) {
+        embedder_free(worker->embedders[i]);
+        worker->embedders[i] = NULL;
+    }
 }

@@ -12,6 +12,8 @@
 struct embed_job {
     struct handoff_job job; /* first: a job is cast to this */
     struct embed_request request;
+    unsigned endpoint; /* which of the URLs is asked */
+    uint64_t begun_ms; /* loop time */
     uint64_t duration_ns;
     struct flight **flights; /* request.count of them, and as many vectors */
     struct vector **vectors; /* made on the worker; each counts where its input's error is 0 */
@@ -27,12 +29,13 @@ int embed_job_new(struct flights *flights, size_t max_inputs, size_t max_bytes, 
 /* Its flights have been settled. Loop. */
 void embed_job_free(struct embed_job *job);
 
-/* What one worker thread owns. The embedder is made in its first run, and again while memory is
- * short. */
+/* What one worker thread owns. Each embedder is made in the first run at its URL, and again while
+ * memory is short. */
 struct embed_worker {
     const struct config *config;
-    struct embedder *(*embedder_new)(const struct config *config);
-    struct embedder *embedder;
+    struct embedder *(*embedder_new)(const struct config *config, const char *url);
+    const char *const *urls;
+    struct embedder *embedders[EMBEDDING_URLS_MAX];
 };
 
 void embed_worker_run(struct embed_worker *worker, struct embed_job *job); /* worker */

@@ -16,8 +16,9 @@ struct embedder {
     const struct embedder_ops *ops;
 };
 
-/* NULL when memory is short. config outlives the embedder. */
+/* NULL when memory is short. config and url outlive the embedder. */
 struct embedder *embedder_new_builtin(const struct config *config);
-struct embedder *embedder_new_ollama(const struct config *config);
+struct embedder *embedder_new_ollama(const struct config *config, const char *url);
+struct embedder *embedder_new_openai(const struct config *config, const char *url);
 
 #endif

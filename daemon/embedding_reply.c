@@ -26,7 +26,7 @@ static enum reply_class classify_text(const char *text)
         strcasestr(text, "must have less than") != NULL)
         return REPLY_TOO_LONG;
     if (strstr(text, "EOF") != NULL || strstr(text, "do embedding request") != NULL)
-        return REPLY_TRANSIENT;
+        return REPLY_CRASHED;
     return REPLY_VECTORS;
 }
 
@@ -53,8 +53,9 @@ enum reply_class embedding_reply_classify(long status, struct slice body)
     case 408:
     case 424:
     case 425:
-    case 429:
         return REPLY_TRANSIENT;
+    case 429:
+        return REPLY_LIMITED;
     default:
         return status >= 500 ? REPLY_TRANSIENT : REPLY_CONFIG;
     }
@@ -69,6 +70,10 @@ void embedding_reply_message(struct slice body, char ret[128])
 
     if (text == NULL)
         text = json_string_value(json_object_get(error, "message"));
+    if (text == NULL)
+        text = json_string_value(json_object_get(root, "message"));
+    if (text == NULL)
+        text = json_string_value(json_object_get(root, "detail"));
     snprintf(ret, 128, "%s", text != NULL ? text : "");
     for (char *c = ret; *c != '\0'; c++)
         if (*c < 0x20 || *c > 0x7e)
@@ -76,14 +81,37 @@ void embedding_reply_message(struct slice body, char ret[128])
     json_decref(root);
 }
 
-/* One vector's numbers into input; those beyond the dimension are counted only. */
+/* What a reply held so far. */
+struct vectors {
+    size_t count;
+    size_t fitting;   /* of the right dimension */
+    size_t other_len; /* the length of one that is not */
+};
+
+/* Believes a vector of len numbers whose squares sum up to that, or not. */
+static void judge_vector(struct embed_input *input, uint32_t dimension, size_t len, double squares,
+                         struct vectors *found)
+{
+    input->error = len == dimension && isfinite(squares) && squares > 0 ? 0 : -EINVAL;
+    found->fitting += len == dimension;
+    found->other_len = len != dimension && len > 0 ? len : found->other_len;
+    found->count++;
+}
+
+/* One vector's numbers into input; those beyond the dimension are counted only. null in the place
+ * of a vector costs its input. */
 static int read_vector(struct json_scan *s, struct embed_input *input, uint32_t dimension,
-                       size_t *ret_len)
+                       struct vectors *found)
 {
     double squares = 0;
     size_t len = 0;
     float value;
 
+    if (json_scan_take(s, 'n')) {
+        s->at--;
+        judge_vector(input, dimension, 0, 0, found);
+        return json_scan_float(s, &value);
+    }
     if (!json_scan_take(s, '['))
         return -EBADMSG;
     if (!json_scan_take(s, ']')) {
@@ -98,48 +126,141 @@ static int read_vector(struct json_scan *s, struct embed_input *input, uint32_t 
         if (!json_scan_take(s, ']'))
             return -EBADMSG;
     }
-    input->error = len == dimension && isfinite(squares) && squares > 0 ? 0 : -EINVAL;
-    *ret_len = len;
+    judge_vector(input, dimension, len, squares, found);
     return 0;
 }
 
-struct vectors {
-    size_t count;
-    size_t fitting;   /* of the right dimension */
-    size_t other_len; /* the length of one that is not */
-};
-
-/* The list of vectors; null in the place of one costs that input. */
-static int read_vectors(struct json_scan *s, struct embed_input *const inputs[], size_t count,
-                        uint32_t dimension, struct vectors *found)
+/* Ollama: a list of vectors, in the order of the inputs. */
+static int read_list(struct json_scan *s, struct embed_input *const inputs[], size_t count,
+                     uint32_t dimension, struct vectors *found)
 {
     if (!json_scan_take(s, '['))
         return -EBADMSG;
     if (json_scan_take(s, ']'))
         return 0;
     do {
-        size_t len = 0;
-        float value;
-
-        if (found->count == count)
+        if (found->count == count || read_vector(s, inputs[found->count], dimension, found) != 0)
             return -EBADMSG;
-        if (json_scan_take(s, 'n')) {
-            s->at--;
-            inputs[found->count]->error = -EINVAL;
-            if (json_scan_float(s, &value) != 0)
-                return -EBADMSG;
-        } else if (read_vector(s, inputs[found->count], dimension, &len) != 0) {
-            return -EBADMSG;
-        }
-        found->fitting += len == dimension;
-        found->other_len = len != dimension && len > 0 ? len : found->other_len;
-        found->count++;
     } while (json_scan_take(s, ','));
     return json_scan_take(s, ']') ? 0 : -EBADMSG;
 }
 
-static int read_object(struct json_scan *s, struct embed_input *const inputs[], size_t count,
-                       uint32_t dimension, struct vectors *found)
+/* OpenAI and its likes */
+
+static int base64_digit(char c)
+{
+    if (c >= 'A' && c <= 'Z')
+        return c - 'A';
+    if (c >= 'a' && c <= 'z')
+        return c - 'a' + 26;
+    if (c >= '0' && c <= '9')
+        return c - '0' + 52;
+    return c == '+' ? 62 : c == '/' ? 63 : -1;
+}
+
+/* Little-endian floats in base64; JSON may write its / as \/. */
+static int read_base64(struct json_scan *s, struct embed_input *input, uint32_t dimension,
+                       struct vectors *found)
+{
+    struct slice text;
+    uint32_t bits = 0, word = 0;
+    unsigned bit_count = 0, byte = 0;
+    double squares = 0;
+    size_t len = 0;
+
+    if (json_scan_string(s, &text) != 0)
+        return -EBADMSG;
+    for (size_t i = 0; i < text.len && text.data[i] != '='; i++) {
+        int digit = base64_digit(text.data[i]);
+
+        if (digit < 0 && text.data[i] == '\\')
+            continue;
+        if (digit < 0)
+            return -EBADMSG;
+        bits = bits << 6 | (uint32_t)digit;
+        bit_count += 6;
+        if (bit_count < 8)
+            continue;
+        bit_count -= 8;
+        word |= (bits >> bit_count & 0xff) << (8 * byte++);
+        if (byte == 4) {
+            float value;
+
+            memcpy(&value, &word, sizeof value);
+            if (len < dimension)
+                input->values[len] = value;
+            squares += (double)value * (double)value;
+            len++;
+            byte = 0;
+            word = 0;
+        }
+    }
+    if (byte != 0)
+        return -EBADMSG;
+    judge_vector(input, dimension, len, squares, found);
+    return 0;
+}
+
+/* One {"index": n, "embedding": …}: the index may come behind the vector, which is looked at when
+ * it is known. Without an index the place in the list is it. */
+static int read_entry(struct json_scan *s, struct embed_input *const inputs[], size_t count,
+                      uint32_t dimension, struct vectors *found)
+{
+    struct json_scan vector = {NULL, NULL};
+    float index = (float)found->count;
+    struct slice key;
+
+    if (!json_scan_take(s, '{'))
+        return -EBADMSG;
+    do {
+        int rc;
+
+        if (json_scan_string(s, &key) != 0 || !json_scan_take(s, ':'))
+            return -EBADMSG;
+        if (slice_equals(key, "embedding"))
+            vector = *s;
+        rc = slice_equals(key, "index") ? json_scan_float(s, &index) : json_scan_skip(s);
+        if (rc != 0)
+            return -EBADMSG;
+    } while (json_scan_take(s, ','));
+    if (!json_scan_take(s, '}') || vector.at == NULL || !(index >= 0) || index >= (float)count ||
+        index != (float)(size_t)index)
+        return -EBADMSG;
+    if (inputs[(size_t)index]->error != -EINPROGRESS)
+        return -EBADMSG; /* twice */
+    if (json_scan_take(&vector, '"')) {
+        vector.at--;
+        return read_base64(&vector, inputs[(size_t)index], dimension, found);
+    }
+    return read_vector(&vector, inputs[(size_t)index], dimension, found);
+}
+
+static int read_data(struct json_scan *s, struct embed_input *const inputs[], size_t count,
+                     uint32_t dimension, struct vectors *found)
+{
+    for (size_t i = 0; i < count; i++)
+        inputs[i]->error = -EINPROGRESS;
+    if (!json_scan_take(s, '['))
+        return -EBADMSG;
+    if (json_scan_take(s, ']'))
+        return 0;
+    do {
+        if (found->count == count || read_entry(s, inputs, count, dimension, found) != 0)
+            return -EBADMSG;
+    } while (json_scan_take(s, ','));
+    return json_scan_take(s, ']') ? 0 : -EBADMSG;
+}
+
+/* The object around either. */
+struct shape {
+    const char *key;
+    int (*read)(struct json_scan *s, struct embed_input *const inputs[], size_t count,
+                uint32_t dimension, struct vectors *found);
+};
+
+static int read_object(struct json_scan *s, const struct shape *shape,
+                       struct embed_input *const inputs[], size_t count, uint32_t dimension,
+                       struct vectors *found)
 {
     bool seen = false;
     struct slice key;
@@ -150,9 +271,9 @@ static int read_object(struct json_scan *s, struct embed_input *const inputs[], 
     do {
         if (json_scan_string(s, &key) != 0 || !json_scan_take(s, ':'))
             return -EBADMSG;
-        if (slice_equals(key, "embeddings") && !seen) {
+        if (slice_equals(key, shape->key) && !seen) {
             seen = true;
-            rc = read_vectors(s, inputs, count, dimension, found);
+            rc = shape->read(s, inputs, count, dimension, found);
         } else {
             rc = json_scan_skip(s);
         }
@@ -162,13 +283,14 @@ static int read_object(struct json_scan *s, struct embed_input *const inputs[], 
     return json_scan_take(s, '}') && json_scan_at_end(s) ? 0 : -EBADMSG;
 }
 
-int embedding_reply_ollama(struct slice body, struct embed_input *const inputs[], size_t count,
-                           uint32_t dimension, char error[256])
+static int read_reply(const struct shape *shape, struct slice body,
+                      struct embed_input *const inputs[], size_t count, uint32_t dimension,
+                      char error[256])
 {
     struct json_scan s = json_scan_start(body);
     struct vectors found = {0, 0, 0};
 
-    if (body.len == 0 || read_object(&s, inputs, count, dimension, &found) != 0 ||
+    if (body.len == 0 || read_object(&s, shape, inputs, count, dimension, &found) != 0 ||
         found.count != count) {
         snprintf(error, 256, "the reply of %zu bytes is not the expected JSON with %zu embeddings",
                  body.len, count);
@@ -181,4 +303,20 @@ int embedding_reply_ollama(struct slice body, struct embed_input *const inputs[]
         return -EDOM;
     }
     return 0;
+}
+
+int embedding_reply_ollama(struct slice body, struct embed_input *const inputs[], size_t count,
+                           uint32_t dimension, char error[256])
+{
+    static const struct shape shape = {"embeddings", read_list};
+
+    return read_reply(&shape, body, inputs, count, dimension, error);
+}
+
+int embedding_reply_openai(struct slice body, struct embed_input *const inputs[], size_t count,
+                           uint32_t dimension, char error[256])
+{
+    static const struct shape shape = {"data", read_data};
+
+    return read_reply(&shape, body, inputs, count, dimension, error);
 }

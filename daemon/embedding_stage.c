@@ -7,7 +7,9 @@
  * link that it can undo alone, and a flight does not mind losing all its waiters.
  *
  * A request goes out as soon as a worker is free, with all that is queued by then: one batch's
- * misses go together, and behind a slow embedder requests fill up by themselves.
+ * misses go together, and behind a slow embedder requests fill up by themselves. When it fails, its
+ * flights go back to the queue's head, for another URL or a later time; who need not hope, as the
+ * breakers stand, is told at once and does not wait for his deadline.
  *
  * Invariants: an item is linked exactly while it is not settled; an order is in the waiting list
  * while waiting > 0, then in the ready list until on_done, both sorted by due_ms; requests under
@@ -43,6 +45,7 @@ struct embedding_stage {
     struct handoff *pool; /* NULL: provider "none" */
     struct embed_worker *workers;
     unsigned worker_count;
+    struct endpoints endpoints;
     struct order_list waiting, ready;
     struct embedding_stage_stats stats;
     bool closing;
@@ -133,18 +136,28 @@ static void order_give_up(struct embedding_order *order)
 
 static void on_timer(uv_timer_t *timer);
 
+static uint64_t next_chance_ms(const struct embedding_stage *s)
+{
+    return endpoints_next_ms(&s->endpoints, uv_now(s->timer.loop), s->config->embedding.timeout_ms);
+}
+
 static void arm_timer(struct embedding_stage *s)
 {
     uint64_t now = uv_now(s->timer.loop);
-    uint64_t wait_ms = 0;
+    uint64_t at = now;
 
     if (s->ready.head == NULL && s->waiting.head == NULL) {
         uv_timer_stop(&s->timer);
         return;
     }
-    if (s->ready.head == NULL && s->waiting.head->due_ms > now)
-        wait_ms = s->waiting.head->due_ms - now;
-    uv_timer_start(&s->timer, on_timer, wait_ms, 0);
+    if (s->ready.head == NULL) {
+        uint64_t chance = next_chance_ms(s);
+
+        at = s->waiting.head->due_ms;
+        if (flights_queued(s->flights) > 0 && chance > now && chance < at)
+            at = chance; /* a breaker lets go of what is queued */
+    }
+    uv_timer_start(&s->timer, on_timer, at > now ? at - now : 0, 0);
 }
 
 /* Runs on_done of those that are ready now; those that become ready meanwhile wait for the timer,
@@ -160,6 +173,8 @@ static void deliver(struct embedding_stage *s)
     arm_timer(s);
 }
 
+static void dispatch(struct embedding_stage *s);
+
 static void on_timer(uv_timer_t *timer)
 {
     struct embedding_stage *s = timer->data;
@@ -170,6 +185,8 @@ static void on_timer(uv_timer_t *timer)
         order_give_up(order);
         order_set_state(s, order, ORDER_READY);
     }
+    if (s->pool != NULL)
+        dispatch(s);
     deliver(s);
 }
 
@@ -194,27 +211,67 @@ static void settle_flight(struct embedding_stage *s, struct flight *flight, stru
     flights_end(s->flights, flight);
 }
 
-/* Gives each free worker a request while there is something to ask for. */
+/* Settles the items that wait in the queue for a server that is down. */
+static void give_up_hopeless(struct embedding_stage *s)
+{
+    uint64_t chance = next_chance_ms(s);
+    bool all_open = endpoints_all_open(&s->endpoints);
+
+    if (chance <= uv_now(s->timer.loop))
+        return;
+    for (struct flight *f = flights_first(s->flights); f != NULL; f = f->next) {
+        struct embedding_item *next;
+
+        for (struct embedding_item *item = f->waiters; item != NULL; item = next) {
+            next = item->next_waiter;
+            if (item->order->due_ms >= chance && (!all_open || item->order->patient))
+                continue;
+            item_unlink(item);
+            item->error = -EAGAIN;
+            if (--item->order->waiting == 0)
+                order_set_state(s, item->order, ORDER_READY);
+        }
+    }
+    flights_sweep(s->flights);
+}
+
+/* One request to an endpoint that allows it. */
+static void send_request(struct embedding_stage *s, struct endpoint *endpoint)
+{
+    struct embed_job *job;
+    struct flight *flight;
+    int rc = embed_job_new(s->flights, s->config->embedding.request_inputs,
+                           EMBEDDING_REQUEST_MAX_BYTES, s->model.prefix, s->model.dimension, &job);
+
+    if (rc == 0 && job != NULL) {
+        job->endpoint = (unsigned)(endpoint - s->endpoints.list);
+        job->begun_ms = uv_now(s->timer.loop);
+        handoff_submit(s->pool, &job->job);
+        return;
+    }
+    endpoint_take_back(endpoint);
+    if (rc != 0 && flights_take(s->flights, 1, 0, &flight) == 1)
+        settle_flight(s, flight, NULL, -EAGAIN); /* no memory: each round ends with one less */
+}
+
+/* Gives each free worker a request while there is something to ask for and somebody to ask. */
 static void dispatch(struct embedding_stage *s)
 {
     while (!s->closing && flights_queued(s->flights) > 0 &&
            handoff_in_flight(s->pool) < s->worker_count) {
-        struct embed_job *job;
-        struct flight *flight;
-        int rc =
-            embed_job_new(s->flights, s->config->embedding.request_inputs,
-                          EMBEDDING_REQUEST_MAX_BYTES, s->model.prefix, s->model.dimension, &job);
+        struct endpoint *endpoint = endpoints_begin(&s->endpoints, uv_now(s->timer.loop));
 
-        if (rc == 0 && job != NULL)
-            handoff_submit(s->pool, &job->job);
-        else if (rc != 0 && flights_take(s->flights, 1, 0, &flight) == 1)
-            settle_flight(s, flight, NULL, -EAGAIN); /* no memory: each round ends with one less */
+        if (endpoint == NULL)
+            break;
+        send_request(s, endpoint);
     }
+    give_up_hopeless(s);
 }
 
-static void set_state(struct embedding_stage *s, bool ok, const char *error)
+static void update_state(struct embedding_stage *s, const char *error)
 {
-    enum embedding_state state = ok ? EMBEDDING_OK : EMBEDDING_FAILING;
+    enum embedding_state state =
+        endpoints_all_failing(&s->endpoints) ? EMBEDDING_FAILING : EMBEDDING_OK;
 
     if (error[0] != '\0')
         snprintf(s->stats.last_error, sizeof s->stats.last_error, "%s", error);
@@ -222,7 +279,46 @@ static void set_state(struct embedding_stage *s, bool ok, const char *error)
         return;
     s->stats.state = state;
     if (s->hooks.on_state != NULL)
-        s->hooks.on_state(s->hooks.context, state, ok ? "" : error);
+        s->hooks.on_state(s->hooks.context, state,
+                          state == EMBEDDING_OK ? "" : s->stats.last_error);
+}
+
+/* Settles the flights that have their answer; the others go back to the queue, whose last waiter
+ * decides when to give up. Their number. */
+static size_t settle_job(struct embedding_stage *s, struct embed_job *job)
+{
+    const struct embed_request *request = &job->request;
+    size_t left = 0;
+
+    for (size_t i = 0; i < request->count; i++) {
+        struct flight *flight = job->flights[i];
+        int error = request->outcome == EMBED_DONE ? request->inputs[i].error : -EAGAIN;
+
+        if (error == -EAGAIN) {
+            flight->crashed |= request->crashed;
+            job->flights[left++] = flight;
+            continue;
+        }
+        s->stats.refused += error != 0;
+        settle_flight(s, flight, error == 0 ? job->vectors[i] : NULL, error);
+    }
+    flights_put_back(s->flights, job->flights, left);
+    return left;
+}
+
+static enum breaker_event event_of(const struct embed_request *request, size_t left)
+{
+    switch (request->outcome) {
+    case EMBED_DONE:
+        return left == 0 ? BREAKER_ANSWERED : BREAKER_FAILED;
+    case EMBED_TRANSIENT:
+        return BREAKER_FAILED;
+    case EMBED_LIMITED:
+        return BREAKER_LIMITED;
+    case EMBED_CONFIG:
+        return BREAKER_REFUSED;
+    }
+    abort();
 }
 
 /* A request came back. */
@@ -231,20 +327,19 @@ static void on_job_done(void *owner, struct handoff_job *handoff_job)
     struct embedding_stage *s = owner;
     struct embed_job *job = (struct embed_job *)handoff_job;
     struct embed_request *request = &job->request;
-    bool ok = request->outcome == EMBED_DONE;
+    size_t left = settle_job(s, job);
+    enum breaker_event event = event_of(request, left);
 
     s->stats.requests++;
-    s->stats.failures += !ok;
+    s->stats.failures += event != BREAKER_ANSWERED;
     s->stats.inputs += request->count;
-    for (size_t i = 0; i < request->count; i++) {
-        int error = ok ? request->inputs[i].error : -EAGAIN;
-
-        s->stats.refused += error == -E2BIG || error == -EINVAL;
-        settle_flight(s, job->flights[i], error == 0 ? job->vectors[i] : NULL, error);
-    }
-    set_state(s, ok, request->error);
+    endpoint_settle(&s->endpoints.list[job->endpoint], event, request->retry_after_ms,
+                    event != BREAKER_ANSWERED ? request->error : "", job->begun_ms,
+                    uv_now(s->timer.loop));
+    update_state(s, event != BREAKER_ANSWERED ? request->error : "");
     if (s->hooks.on_request_done != NULL)
-        s->hooks.on_request_done(s->hooks.context, job->duration_ns, request->count, ok);
+        s->hooks.on_request_done(s->hooks.context, job->duration_ns, request->count,
+                                 event == BREAKER_ANSWERED);
     embed_job_free(job);
     if (s->closing)
         return;
@@ -285,7 +380,8 @@ static int start_pool(struct embedding_stage *s)
     if (s->workers == NULL)
         return -ENOMEM;
     for (unsigned i = 0; i < count; i++)
-        s->workers[i] = (struct embed_worker){s->config, s->hooks.embedder_new, NULL};
+        s->workers[i] = (struct embed_worker){
+            .config = s->config, .embedder_new = s->hooks.embedder_new, .urls = s->endpoints.urls};
     s->worker_count = count;
     return handoff_start(s->timer.loop, "embed", &ops, s, count, &s->pool);
 }
@@ -293,6 +389,7 @@ static int start_pool(struct embedding_stage *s)
 static void stage_free(struct embedding_stage *s)
 {
     flights_free(s->flights);
+    endpoints_done(&s->endpoints);
     embedding_cache_free(s->cache);
     free(s->workers);
     free(s);
@@ -322,7 +419,8 @@ static struct embedding_stage *stage_new(const struct config *config,
     s->cache = embedding_cache_new(config->cache.embedding_cache_size,
                                    config->cache.embedding_cache_bytes);
     s->flights = flights_new();
-    if (s->cache == NULL || s->flights == NULL) {
+    if (endpoints_init(&s->endpoints, config->embedding.url) != 0 || s->cache == NULL ||
+        s->flights == NULL) {
         stage_free(s);
         return NULL;
     }
@@ -432,7 +530,7 @@ void embedding_stage_cancel(struct embedding_stage *s, struct embedding_order *o
 
 bool embedding_stage_is_ready(const struct embedding_stage *s)
 {
-    return s->pool != NULL;
+    return s->pool != NULL && next_chance_ms(s) <= uv_now(s->timer.loop);
 }
 
 size_t embedding_stage_pending(const struct embedding_stage *s)
@@ -444,6 +542,7 @@ void embedding_stage_stats(const struct embedding_stage *s, struct embedding_sta
 {
     *ret = s->stats;
     ret->cache = embedding_cache_stats(s->cache);
+    ret->endpoints = &s->endpoints;
 }
 
 void embedding_stage_close(struct embedding_stage *s, void (*on_closed)(void *), void *context)

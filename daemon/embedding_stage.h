@@ -11,6 +11,7 @@
 #include "daemon/config.h"
 #include "daemon/embedding.h"
 #include "daemon/embedding_cache.h"
+#include "daemon/embedding_endpoints.h"
 #include "daemon/pgwriter.h"
 #include "daemon/vector.h"
 #include "proto/slice.h"
@@ -21,8 +22,8 @@
 
 enum embedding_state {
     EMBEDDING_OFF,     /* provider "none" */
-    EMBEDDING_OK,      /* the last request was answered, or there was none yet */
-    EMBEDDING_FAILING, /* the last request was not */
+    EMBEDDING_OK,      /* one of the URLs answered its last request, or had none yet */
+    EMBEDDING_FAILING, /* none did */
 };
 
 struct embedding_order;
@@ -44,6 +45,7 @@ struct embedding_order {
     struct embedding_item *items;
     size_t count;
     uint64_t deadline_ms; /* 0: embedding.deadline_ms */
+    bool patient;         /* waits for a server that is down, up to the deadline */
     void (*on_done)(struct embedding_order *order);
 
     /* The stage's own. */
@@ -61,7 +63,7 @@ struct embedding_stage_hooks {
     /* The state changed; error is the reason ("" for EMBEDDING_OK). For the log. */
     void (*on_state)(void *context, enum embedding_state state, const char *error);
     /* In the place of embedder_new(): for tests. Called on the workers. */
-    struct embedder *(*embedder_new)(const struct config *config);
+    struct embedder *(*embedder_new)(const struct config *config, const char *url);
 };
 
 struct embedding_stage;
@@ -75,16 +77,18 @@ int embedding_stage_start(uv_loop_t *loop, const struct config *config,
 
 /* Fills in the order's vectors: from the cache, else by asking the workers for what nobody has
  * asked for yet. on_done runs once, never inside this call: when all items are settled, or at the
- * deadline with those that are. The deadline cancels no request: a late vector goes into the cache.
- * What is in no request by then is not asked for any more, unless another order wants it. count
- * may be 0. The stage's own fields of the order need no preparation. */
+ * deadline with those that are, or at once with those that are where no server may be asked before
+ * it, or all breakers are open and the order is not patient (see breaker.h). The deadline cancels
+ * no request: a late vector goes into the cache. What is in no request by then is not asked for any
+ * more, unless another order wants it. count may be 0. The stage's own fields of the order need no
+ * preparation. */
 void embedding_stage_want(struct embedding_stage *s, struct embedding_order *order);
 
 /* Takes an order back before its on_done, which then never runs. Vectors that its items have so far
  * are the caller's to release. */
 void embedding_stage_cancel(struct embedding_stage *s, struct embedding_order *order);
 
-/* Whether asking now makes sense: the embedder is not known to be down. */
+/* Whether asking now makes sense: some server may be asked. */
 bool embedding_stage_is_ready(const struct embedding_stage *s);
 
 /* For flush and drain: texts that are asked for and not answered. */
@@ -100,6 +104,7 @@ struct embedding_stage_stats {
     uint64_t late;        /* vectors that came when nobody waited any more */
     uint64_t shed;        /* texts not asked for because too many were asked for already */
     struct embedding_cache_stats cache;
+    const struct endpoints *endpoints; /* good until the loop goes on */
 };
 void embedding_stage_stats(const struct embedding_stage *s, struct embedding_stage_stats *ret);
 

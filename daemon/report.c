@@ -168,16 +168,36 @@ static const char *embedding_state_text(enum embedding_state state)
     abort();
 }
 
+static void pack_endpoints(msgpack_packer *pk, const struct endpoints *endpoints)
+{
+    char url[128];
+
+    pack_str(pk, "servers");
+    msgpack_pack_array(pk, endpoints->count);
+    for (unsigned i = 0; i < endpoints->count; i++) {
+        const struct endpoint *endpoint = &endpoints->list[i];
+
+        endpoint_shown_url(endpoint->url, url);
+        msgpack_pack_map(pk, 5);
+        pack_text(pk, "url", url);
+        pack_text(pk, "state", breaker_state_name(endpoint->breaker.state));
+        pack_text(pk, "last_error", endpoint->last_error);
+        pack_number(pk, "requests", endpoint->requests);
+        pack_number(pk, "failures", endpoint->failures);
+    }
+}
+
 static void pack_embedding(msgpack_packer *pk, const struct server *server,
                            const struct embedding_stage_stats *embedding)
 {
     pack_str(pk, "embedding");
-    msgpack_pack_map(pk, 5);
+    msgpack_pack_map(pk, 6);
     pack_text(pk, "provider", server->config->embedding.provider);
     pack_text(pk, "state", embedding_state_text(embedding->state));
     pack_text(pk, "last_error", embedding->last_error);
     pack_number(pk, "requests", embedding->requests);
     pack_number(pk, "inputs", embedding->inputs);
+    pack_endpoints(pk, embedding->endpoints);
 }
 
 static void pack_operation(msgpack_packer *pk, const struct stats *stats, enum operation operation)

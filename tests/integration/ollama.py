@@ -1,15 +1,20 @@
-"""A stand-in for Ollama's POST /api/embed, on a TCP port of 127.0.0.1 or on a Unix socket.
+"""A stand-in for Ollama's POST /api/embed, on a TCP port of 127.0.0.1 or on a Unix socket; and for
+the POST /v1/embeddings of OpenAI and its likes, whose entries it gives in another order than asked.
 
 Vectors are made from a hash of the text, so a test can tell which text a stored vector belongs to.
 `mode` says how it answers, `script` how it answers the next requests one by one before that. It
 counts requests, inputs and the requests in flight at once.
 
-Modes: ok, hang (until close), missing (404), failed (500), busy (503), limited (429 with
-Retry-After), eof (400 with the text of a crashed runner), cut (the body breaks off), drip (a byte at
-a time), count (one vector too few), dimension (one number too few), nan, null, garbage (no JSON).
+Modes: ok, hang (until close), missing (404), denied (401), failed (500), busy (503), limited,
+limited_date, limited_ms (429 with each form of Retry-After), eof (400 with the text of a crashed
+runner), cut (the body breaks off), drip (a byte at a time), huge (up to 1 GiB of body), closing
+(answers well and closes the connection without saying so), count (one vector too few), dimension
+(one number too few), nan, null, garbage (no JSON).
 `delay` seconds pass before any answer. A text that contains one of `poison` fails its whole request
-the way a model's NaN does; one of more than `longest` bytes (0: none) the way Ollama refuses it.
+the way a model's NaN does, one of `killers` the way a crashed runner does; one of more than `longest` bytes (0: none) the way Ollama refuses it.
 """
+import base64
+import email.utils
 import hashlib
 import http.server
 import json
@@ -49,9 +54,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def do_POST(self):
         server = self.server.stand_in
         body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
-        if self.path != "/api/embed":
+        if self.path not in ("/api/embed", "/v1/embeddings"):
             self._answer(404, {"error": f"no such path {self.path}"})
             return
+        server.authorization = self.headers.get("Authorization")
         request = json.loads(body)
         texts = request["input"] if isinstance(request["input"], list) else [request["input"]]
         mode = server.begin(request, texts)
@@ -75,6 +81,14 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.flush()
 
     def _body(self, request, vectors):
+        if self.path == "/v1/embeddings":
+            if request.get("encoding_format") == "base64":
+                vectors = [v and base64.b64encode(struct.pack(f"<{len(v)}f", *(
+                    math.nan if n is None else n for n in v))).decode() for v in vectors]
+            data = [{"object": "embedding", "index": n, "embedding": v} for n, v in enumerate(vectors)]
+            random.shuffle(data)
+            return {"object": "list", "data": data, "model": request.get("model"),
+                    "usage": {"prompt_tokens": 8, "total_tokens": 8}}
         return {"model": request.get("model"), "embeddings": vectors, "total_duration": 14143917,
                 "load_duration": 1019500, "prompt_eval_count": 8}
 
@@ -87,6 +101,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def _mode_ok(self, request, texts):
         if any(word in text for word in self.server.stand_in.poison for text in texts):
             self._answer(400, {"error": "embedding contains NaN or Inf values"})
+            return
+        if any(word in text for word in self.server.stand_in.killers for text in texts):
+            self._mode_eof(request, texts)
             return
         longest = self.server.stand_in.longest
         if longest and any(len(text.encode()) > longest for text in texts):
@@ -102,6 +119,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         name = request.get("model")
         self._answer(404, {"error": f'model "{name}" not found, try pulling it first'})
 
+    def _mode_denied(self, request, texts):
+        self._answer(401, {"error": {"message": "Incorrect API key provided", "code": "invalid_api_key"}})
+
     def _mode_failed(self, request, texts):
         self._answer(500, {"error": "llama runner process has terminated: exit status 2"})
 
@@ -110,6 +130,26 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def _mode_limited(self, request, texts):
         self._answer(429, {"error": "too many requests"}, [("Retry-After", "1")])
+
+    def _mode_limited_date(self, request, texts):
+        when = email.utils.formatdate(time.time() + 1.5, usegmt=True)
+        self._answer(429, {"error": "too many requests"}, [("Retry-After", when)])
+
+    def _mode_limited_ms(self, request, texts):
+        self._answer(429, {"error": "too many requests"},
+                     [("retry-after-ms", "300"), ("Retry-After", "60")])
+
+    def _mode_closing(self, request, texts):
+        self._mode_ok(request, texts)
+        self.close_connection = True
+
+    def _mode_huge(self, request, texts):
+        self.send_response(200)
+        self.send_header("Content-Length", str(1 << 30))
+        self.end_headers()
+        for _ in range(1 << 14):
+            self.wfile.write(b" " * (1 << 16))
+        self.close_connection = True
 
     def _mode_eof(self, request, texts):
         self._answer(400, {"error": 'do embedding request: Post "http://127.0.0.1:1/embedding": EOF'})
@@ -172,7 +212,9 @@ class FakeOllama:
         self.mode = "ok"
         self.script = []
         self.poison = []
+        self.killers = []
         self.longest = 0
+        self.authorization = None  # of the latest request
         self.delay = 0.0
         self.dimension = dimension
         self.stopping = threading.Event()

@@ -168,6 +168,7 @@ static void start_at(struct fixture *f, enum fault fault, const char *path)
 {
     static char provider[] = "ollama";
     static char model[] = "the \"model\"";
+    static char empty[] = "", encoding[] = "default";
 
     memset(f, 0, sizeof *f);
     f->scene.fault = fault;
@@ -177,8 +178,10 @@ static void start_at(struct fixture *f, enum fault fault, const char *path)
     f->config.embedding.provider = provider;
     f->config.embedding.model = model;
     f->config.embedding.url = f->stub.url;
+    f->config.embedding.api_key_file = empty;
+    f->config.embedding.encoding_format = encoding;
     f->config.embedding.timeout_ms = 5000;
-    f->embedder = embedder_new(&f->config);
+    f->embedder = embedder_new(&f->config, f->config.embedding.url);
     assert_non_null(f->embedder);
     f->request.inputs = f->inputs;
     f->request.prefix = "p: ";
@@ -380,20 +383,18 @@ static void test_statuses(void **state)
     check_status(400, "", "{\"error\":\"do embedding request: EOF\"}", EMBED_TRANSIENT, -1, -1);
     check_status(404, "", "{\"error\":\"model not found\"}", EMBED_CONFIG, -1, -1);
     check_status(401, "", "", EMBED_CONFIG, -1, -1);
-    check_status(429, "Retry-After: 7\r\n", "", EMBED_TRANSIENT, 7000, 7000);
-    check_status(429, "retry-after:2.5\r\n", "", EMBED_TRANSIENT, 2500, 2500);
-    check_status(429, "Retry-After: 7\r\nRetry-After-Ms: 1500\r\n", "", EMBED_TRANSIENT, 1500,
-                 1500);
-    check_status(429, "Retry-After-Ms: 1500\r\nRetry-After: 7\r\n", "", EMBED_TRANSIENT, 1500,
-                 1500);
-    check_status(429, "Retry-After: -5\r\n", "", EMBED_TRANSIENT, 0, 0);
-    check_status(429, "Retry-After: 99999999999\r\n", "", EMBED_TRANSIENT, 3600000, 3600000);
-    check_status(429, "Retry-After: soon\r\n", "", EMBED_TRANSIENT, -1, -1);
+    check_status(429, "Retry-After: 7\r\n", "", EMBED_LIMITED, 7000, 7000);
+    check_status(429, "retry-after:2.5\r\n", "", EMBED_LIMITED, 2500, 2500);
+    check_status(429, "Retry-After: 7\r\nRetry-After-Ms: 1500\r\n", "", EMBED_LIMITED, 1500, 1500);
+    check_status(429, "Retry-After-Ms: 1500\r\nRetry-After: 7\r\n", "", EMBED_LIMITED, 1500, 1500);
+    check_status(429, "Retry-After: -5\r\n", "", EMBED_LIMITED, 0, 0);
+    check_status(429, "Retry-After: 99999999999\r\n", "", EMBED_LIMITED, 3600000, 3600000);
+    check_status(429, "Retry-After: soon\r\n", "", EMBED_LIMITED, -1, -1);
     gmtime_r(&soon, &tm);
     strftime(date, sizeof date, "%a, %d %b %Y %H:%M:%S GMT", &tm);
     snprintf(header, sizeof header, "Retry-After: %s\r\n", date);
-    check_status(429, header, "", EMBED_TRANSIENT, 55000, 60000);
-    check_status(429, "Retry-After: Sun, 06 Nov 1994 08:49:37 GMT\r\n", "", EMBED_TRANSIENT, 0, 0);
+    check_status(429, header, "", EMBED_LIMITED, 55000, 60000);
+    check_status(429, "Retry-After: Sun, 06 Nov 1994 08:49:37 GMT\r\n", "", EMBED_LIMITED, 0, 0);
 }
 
 static void check_transient(enum fault fault, uint64_t timeout_ms, double at_most_ms)
@@ -435,14 +436,14 @@ static void test_nobody_listens(void **state)
     (void)state;
     start(&f, NONE);
     stop(&f);
-    f.embedder = embedder_new(&f.config);
+    f.embedder = embedder_new(&f.config, f.config.embedding.url);
     ask(&f, texts);
     assert_int_equal(f.request.outcome, EMBED_TRANSIENT);
     assert_true(elapsed_ms(&f) < 2000);
     embedder_free(f.embedder);
 
     f.config.embedding.url = url;
-    f.embedder = embedder_new(&f.config);
+    f.embedder = embedder_new(&f.config, f.config.embedding.url);
     ask(&f, texts);
     assert_int_equal(f.request.outcome, EMBED_CONFIG);
     embedder_free(f.embedder);

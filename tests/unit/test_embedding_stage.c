@@ -37,9 +37,35 @@ static void vector_of(struct slice text, float values[DIMENSION])
         values[i] = (size_t)i <= text.len ? (float)text.data[text.len - (size_t)i] : 0;
 }
 
+struct fake_embedder {
+    struct embedder base; /* first: an embedder is cast to this */
+    bool is_down;
+};
+
+static bool says(struct slice text, const char *word)
+{
+    return text.len >= strlen(word) && memcmp(text.data, word, strlen(word)) == 0;
+}
+
+static void answer_all(struct embed_request *request)
+{
+    for (size_t i = 0; i < request->count; i++) {
+        struct slice text = request->inputs[i].text;
+
+        vector_of(text, request->inputs[i].values);
+        if (says(text, "bad"))
+            request->inputs[i].error = -E2BIG;
+        if (says(text, "crash"))
+            request->inputs[i].error = -EINVAL;
+        if (says(text, "crash") && !request->suspect)
+            request->crashed = true;
+    }
+}
+
 static void fake_run(struct embedder *e, struct embed_request *request)
 {
-    (void)e;
+    const struct fake_embedder *embedder = (const struct fake_embedder *)e;
+
     pthread_mutex_lock(&fake.lock);
     fake.requests++;
     fake.inputs += request->count;
@@ -48,17 +74,15 @@ static void fake_run(struct embedder *e, struct embed_request *request)
         pthread_cond_wait(&fake.changed, &fake.lock);
     request->outcome = fake.outcome;
     pthread_mutex_unlock(&fake.lock);
-    if (request->outcome != EMBED_DONE) {
-        snprintf(request->error, sizeof request->error, "it broke");
-        return;
-    }
-    for (size_t i = 0; i < request->count; i++) {
-        struct slice text = request->inputs[i].text;
-
-        vector_of(text, request->inputs[i].values);
-        if (text.len >= 3 && memcmp(text.data, "bad", 3) == 0)
-            request->inputs[i].error = -E2BIG;
-    }
+    if (embedder->is_down)
+        request->outcome = EMBED_TRANSIENT;
+    if (request->outcome == EMBED_DONE)
+        answer_all(request);
+    if (request->crashed)
+        request->outcome = EMBED_TRANSIENT;
+    if (request->outcome != EMBED_DONE)
+        snprintf(request->error, sizeof request->error, "%s",
+                 embedder->is_down ? "it is down" : "it broke");
 }
 
 static void fake_free(struct embedder *e)
@@ -66,14 +90,15 @@ static void fake_free(struct embedder *e)
     free(e);
 }
 
-static struct embedder *fake_new(const struct config *config)
+static struct embedder *fake_new(const struct config *config, const char *url)
 {
     static const struct embedder_ops ops = {fake_run, fake_free};
-    struct embedder *e = malloc(sizeof *e);
+    struct fake_embedder *e = malloc(sizeof *e);
 
     (void)config;
-    e->ops = &ops;
-    return e;
+    e->base.ops = &ops;
+    e->is_down = strstr(url, "down") != NULL;
+    return &e->base;
 }
 
 static void fake_set(bool closed, enum embed_outcome outcome)
@@ -120,7 +145,7 @@ static void on_tick(uv_timer_t *tick)
 
 static void prepare(struct fixture *f)
 {
-    static char provider[] = "ollama";
+    static char provider[] = "ollama", url[] = "http://one";
 
     memset(f, 0, sizeof *f);
     fake.requests = 0;
@@ -131,6 +156,8 @@ static void prepare(struct fixture *f)
     uv_timer_init(&f->loop, &f->tick);
     uv_timer_start(&f->tick, on_tick, 1, 1);
     f->config.embedding.provider = provider;
+    f->config.embedding.url = url;
+    f->config.embedding.timeout_ms = 30000;
     f->config.embedding.deadline_ms = 5000;
     f->config.embedding.max_in_flight = 2;
     f->config.embedding.request_inputs = 100;
@@ -188,6 +215,7 @@ static void wish_init(struct wish *wish, struct fixture *f, size_t count)
     wish->order.count = count;
     wish->order.on_done = wish_on_done;
     wish->order.deadline_ms = 0;
+    wish->order.patient = false;
     wish->done = 0;
     wish->fixture = f;
     wish->then = NULL;
@@ -349,27 +377,130 @@ static void test_deadline_keeps_what_is_there(void **state)
     stop(&f);
 }
 
+static void run_until_requests(struct fixture *f, uint64_t count)
+{
+    while (stats_of(f).requests < count)
+        uv_run(&f->loop, UV_RUN_ONCE);
+}
+
+/* A failed request is made again after a pause, within the deadline of who waits. */
 static void test_failure_and_recovery(void **state)
 {
     struct fixture f;
-    struct wish one, two;
+    struct wish one;
+    uint64_t started;
 
     (void)state;
     prepare(&f);
     start(&f);
     fake_set(false, EMBED_TRANSIENT);
+    started = uv_hrtime();
     want(&f, &one, abc);
-    run_until(&f, &one.done);
-    check_empty(&one, -EAGAIN);
+    run_until_requests(&f, 1);
+    assert_int_equal(one.done, 0);
     assert_int_equal(stats_of(&f).state, EMBEDDING_FAILING);
     assert_string_equal(stats_of(&f).last_error, "it broke");
     assert_int_equal(stats_of(&f).failures, 1);
+    assert_false(embedding_stage_is_ready(f.stage));
     fake_set(false, EMBED_DONE);
-    want(&f, &two, abc);
+    run_until(&f, &one.done);
+    assert_in_range((uv_hrtime() - started) / 1000000, BREAKER_BASE_MS / 2 - 10, 4000);
+    check_and_release(&one, abc);
+    assert_int_equal(stats_of(&f).state, EMBEDDING_OK);
+    assert_true(embedding_stage_is_ready(f.stage));
+    assert_int_equal(f.states, 2);
+    assert_int_equal(fake.requests, 2);
+    stop(&f);
+}
+
+/* While nobody may be asked before the deadline, no batch waits for it. */
+static void test_no_wait_for_a_server_that_is_down(void **state)
+{
+    static const char *const more[] = {"delta", "alpha", NULL};
+    struct fixture f;
+    struct wish one, two;
+    uint64_t started;
+
+    (void)state;
+    prepare(&f);
+    f.config.embedding.deadline_ms = 200;
+    start(&f);
+    fake_set(false, EMBED_CONFIG);
+    started = uv_hrtime();
+    want(&f, &one, abc);
+    run_until(&f, &one.done);
+    check_empty(&one, -EAGAIN);
+    want(&f, &two, more);
+    run_until(&f, &two.done);
+    check_empty(&two, -EAGAIN);
+    assert_in_range((uv_hrtime() - started) / 1000000, 0, 150);
+    assert_int_equal(fake.requests, 1);
+    assert_int_equal(stats_of(&f).endpoints->list[0].breaker.state, BREAKER_OPEN);
+    assert_int_equal(embedding_stage_pending(f.stage), 0);
+    /* One that can wait does, and is the probe. */
+    fake_set(false, EMBED_DONE);
+    wish_init(&two, &f, 1);
+    two.items[0].text = (struct slice){"alpha", 5};
+    two.order.deadline_ms = 20000;
+    two.order.patient = true;
+    embedding_stage_want(f.stage, &two.order);
     run_until(&f, &two.done);
     check_and_release(&two, abc);
-    assert_int_equal(stats_of(&f).state, EMBEDDING_OK);
-    assert_int_equal(f.states, 2);
+    assert_int_equal(fake.requests, 2);
+    assert_int_equal(stats_of(&f).endpoints->list[0].breaker.state, BREAKER_CLOSED);
+    stop(&f);
+}
+
+/* Of several servers those that answer are used, in turn, and one that fails costs nothing. */
+static void test_several_servers(void **state)
+{
+    static char urls[] = "http://one, http://down ,http://two";
+    struct embedding_stage_stats stats;
+    struct fixture f;
+    struct wish one;
+
+    (void)state;
+    prepare(&f);
+    f.config.embedding.url = urls;
+    start(&f);
+    for (int i = 0; i < 30; i++) {
+        char text[24];
+
+        snprintf(text, sizeof text, "text %d", i);
+        want(&f, &one, (const char *const[]){text, NULL});
+        run_until(&f, &one.done);
+        check_and_release(&one, (const char *const[]){text});
+    }
+    stats = stats_of(&f);
+    assert_int_equal(stats.endpoints->count, 3);
+    assert_string_equal(stats.endpoints->list[1].url, "http://down");
+    assert_in_range(stats.endpoints->list[1].requests, 1, 3);
+    assert_int_equal(stats.endpoints->list[1].failures, stats.endpoints->list[1].requests);
+    assert_string_equal(stats.endpoints->list[1].last_error, "it is down");
+    assert_in_range(stats.endpoints->list[0].requests, 12, 18);
+    assert_in_range(stats.endpoints->list[2].requests, 12, 18);
+    assert_int_equal(stats.state, EMBEDDING_OK);
+    stop(&f);
+}
+
+/* A text that the runner dies of fails its request once as it stands; then it is sought. */
+static void test_a_repeated_crash_is_sought(void **state)
+{
+    static const char *const texts[] = {"good", "crash", "fine", NULL};
+    struct fixture f;
+    struct wish one;
+
+    (void)state;
+    prepare(&f);
+    start(&f);
+    want(&f, &one, texts);
+    run_until(&f, &one.done);
+    assert_int_equal(one.items[0].error, 0);
+    assert_int_equal(one.items[1].error, -EINVAL);
+    assert_int_equal(one.items[2].error, 0);
+    vector_release(one.items[0].vector);
+    vector_release(one.items[2].vector);
+    assert_int_equal(fake.requests, 2);
     stop(&f);
 }
 
@@ -648,6 +779,9 @@ int main(void)
         cmocka_unit_test(test_deadline_and_late_vector),
         cmocka_unit_test(test_deadline_keeps_what_is_there),
         cmocka_unit_test(test_failure_and_recovery),
+        cmocka_unit_test(test_no_wait_for_a_server_that_is_down),
+        cmocka_unit_test(test_several_servers),
+        cmocka_unit_test(test_a_repeated_crash_is_sought),
         cmocka_unit_test(test_an_input_of_its_own_error),
         cmocka_unit_test(test_requests_fill_up_behind_a_slow_one),
         cmocka_unit_test(test_cancel),

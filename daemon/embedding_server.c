@@ -1,5 +1,7 @@
-/* Ollama's POST /api/embed: all inputs of a request in one body. Owns the connection and the
- * body's buffer; lives on one embed worker.
+/* Embedding servers over HTTP, in two dialects: Ollama's POST /api/embed, and POST /v1/embeddings
+ * of OpenAI and all that speak like it (llama.cpp, vLLM, text-embeddings-inference, LiteLLM). All
+ * inputs of a request go in one body. Owns the connection and the body's buffer; lives on one embed
+ * worker.
  *
  * The hard thing: one bad input fails its whole request, and the reply does not say which. Such a
  * request is halved until the culprit stands alone (at most twice as many requests as inputs, all
@@ -18,6 +20,7 @@
 #include <time.h>
 
 #include "daemon/embedding_http.h"
+#include "daemon/embedding_key.h"
 #include "daemon/embedding_reply.h"
 #include "daemon/embedding_text.h"
 #include "daemon/json_text.h"
@@ -30,16 +33,26 @@
 #define REPLY_BASE_BYTES 65536
 #define REPLY_FLOAT_BYTES 32
 
-struct ollama {
+struct dialect {
+    const char *path;
+    /* What goes into the body between the model and the inputs. */
+    void (*write_options)(struct json_text *body, const struct config *config);
+    int (*read_reply)(struct slice body, struct embed_input *const inputs[], size_t count,
+                      uint32_t dimension, char error[256]);
+};
+
+struct server {
     struct embedder base; /* first: an embedder is cast to this */
+    const struct dialect *dialect;
     const struct config *config;
-    struct embedding_http *http;
+    const char *url;
+    struct embedding_http *http; /* NULL: made in the next run */
     struct json_text body;
 };
 
 /* One embedder_run(). */
 struct run {
-    struct ollama *ollama;
+    struct server *server;
     struct embed_request *request;
     struct embed_input **wanted; /* the inputs that are not blank */
     uint64_t deadline_ms;
@@ -53,22 +66,47 @@ static uint64_t now_ms(void)
     return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
 }
 
+static void write_dimensions(struct json_text *body, const struct config *config)
+{
+    char dimensions[48];
+
+    if (config->embedding.dimensions == 0)
+        return;
+    snprintf(dimensions, sizeof dimensions, ",\"dimensions\":%llu",
+             (unsigned long long)config->embedding.dimensions);
+    json_text_raw(body, dimensions);
+}
+
+static void write_ollama_options(struct json_text *body, const struct config *config)
+{
+    json_text_raw(body, ",\"truncate\":false,\"keep_alive\":\"" KEEP_ALIVE "\"");
+    write_dimensions(body, config);
+}
+
+/* Some servers refuse encoding_format, so it is sent only where it is configured. */
+static void write_openai_options(struct json_text *body, const struct config *config)
+{
+    const char *format = config->embedding.encoding_format;
+
+    write_dimensions(body, config);
+    if (strcmp(format, "default") == 0)
+        return;
+    json_text_raw(body, ",\"encoding_format\":\"");
+    json_text_raw(body, format);
+    json_text_raw(body, "\"");
+}
+
 static int write_body(const struct run *run, size_t start, size_t count)
 {
-    const struct config *config = run->ollama->config;
-    struct json_text *t = &run->ollama->body;
+    const struct config *config = run->server->config;
+    struct json_text *t = &run->server->body;
     struct slice prefix = {run->request->prefix, strlen(run->request->prefix)};
-    char dimensions[48];
 
     json_text_clear(t);
     json_text_raw(t, "{\"model\":\"");
     json_text_escaped(t, (struct slice){config->embedding.model, strlen(config->embedding.model)});
-    json_text_raw(t, "\",\"truncate\":false,\"keep_alive\":\"" KEEP_ALIVE "\"");
-    if (config->embedding.dimensions != 0) {
-        snprintf(dimensions, sizeof dimensions, ",\"dimensions\":%llu",
-                 (unsigned long long)config->embedding.dimensions);
-        json_text_raw(t, dimensions);
-    }
+    json_text_raw(t, "\"");
+    run->server->dialect->write_options(t, config);
     json_text_raw(t, ",\"input\":[");
     for (size_t i = start; i < start + count; i++) {
         json_text_raw(t, i == start ? "\"" : ",\"");
@@ -114,20 +152,20 @@ static enum reply_class ask(const struct run *run, size_t start, size_t count)
     }
     rc = write_body(run, start, count);
     if (rc == 0)
-        rc = embedding_http_post(run->ollama->http,
-                                 (struct slice){run->ollama->body.data, run->ollama->body.len},
+        rc = embedding_http_post(run->server->http,
+                                 (struct slice){run->server->body.data, run->server->body.len},
                                  reply_max, (long)(run->deadline_ms - now), &reply, request->error);
     else
         snprintf(request->error, sizeof request->error, "out of memory for the request");
     if (rc != 0)
         return rc == -EINVAL ? REPLY_CONFIG : REPLY_TRANSIENT;
     class = embedding_reply_classify(reply.status, reply.body);
-    if (class == REPLY_TRANSIENT || class == REPLY_CONFIG)
+    if (class != REPLY_VECTORS && class != REPLY_TOO_LONG && class != REPLY_BAD_INPUT)
         note_status(request, &reply);
     if (class != REPLY_VECTORS)
         return class;
-    rc = embedding_reply_ollama(reply.body, run->wanted + start, count, request->dimension,
-                                request->error);
+    rc = run->server->dialect->read_reply(reply.body, run->wanted + start, count,
+                                          request->dimension, request->error);
     if (rc == 0)
         return REPLY_VECTORS;
     leave_unanswered(run, start, count);
@@ -145,6 +183,15 @@ static enum embed_outcome ask_or_halve(const struct run *run, size_t start, size
         return EMBED_DONE;
     case REPLY_TRANSIENT:
         return EMBED_TRANSIENT;
+    case REPLY_LIMITED:
+        return EMBED_LIMITED;
+    case REPLY_CRASHED:
+        run->request->crashed = true;
+        if (!run->request->suspect)
+            return EMBED_TRANSIENT;
+        if (count == 1)
+            return run->wanted[start]->error = -EINVAL, EMBED_DONE;
+        break;
     case REPLY_CONFIG:
         return EMBED_CONFIG;
     case REPLY_TOO_LONG:
@@ -179,12 +226,34 @@ static size_t choose_wanted(const struct run *run)
     return count;
 }
 
-static void ollama_run(struct embedder *e, struct embed_request *request)
+/* The connection is made with the first request, for a key file that is mended to be seen. */
+static bool open_http(struct server *server, struct embed_request *request)
 {
-    struct ollama *o = (struct ollama *)e;
-    struct run run = {o, request, NULL, now_ms() + o->config->embedding.timeout_ms};
+    char key[EMBEDDING_KEY_MAX];
+
+    if (server->http != NULL)
+        return true;
+    if (embedding_key_read(server->config, key, request->error) != 0) {
+        request->outcome = EMBED_CONFIG;
+        return false;
+    }
+    server->http = embedding_http_new(server->url, server->dialect->path, key);
+    explicit_bzero(key, sizeof key);
+    if (server->http != NULL)
+        return true;
+    snprintf(request->error, sizeof request->error, "out of memory for the connection");
+    request->outcome = EMBED_TRANSIENT;
+    return false;
+}
+
+static void server_run(struct embedder *e, struct embed_request *request)
+{
+    struct server *server = (struct server *)e;
+    struct run run = {server, request, NULL, now_ms() + server->config->embedding.timeout_ms};
     size_t answered = 0, count;
 
+    if (!open_http(server, request))
+        return;
     run.wanted = calloc(request->count, sizeof run.wanted[0]);
     if (run.wanted == NULL) {
         snprintf(request->error, sizeof request->error, "out of memory for the request");
@@ -195,33 +264,47 @@ static void ollama_run(struct embedder *e, struct embed_request *request)
     request->outcome = count > 0 ? ask_or_halve(&run, 0, count) : EMBED_DONE;
     for (size_t i = 0; i < count; i++)
         answered += run.wanted[i]->error != -EAGAIN;
-    if (request->outcome == EMBED_TRANSIENT && answered > 0)
+    if ((request->outcome == EMBED_TRANSIENT || request->outcome == EMBED_LIMITED) && answered > 0)
         request->outcome = EMBED_DONE; /* the rest is -EAGAIN, one by one */
     free(run.wanted);
 }
 
-static void ollama_free(struct embedder *e)
+static void server_free(struct embedder *e)
 {
-    struct ollama *o = (struct ollama *)e;
+    struct server *server = (struct server *)e;
 
-    embedding_http_free(o->http);
-    json_text_done(&o->body);
-    free(o);
+    embedding_http_free(server->http);
+    json_text_done(&server->body);
+    free(server);
 }
 
-struct embedder *embedder_new_ollama(const struct config *config)
+static struct embedder *server_new(const struct config *config, const char *url,
+                                   const struct dialect *dialect)
 {
-    static const struct embedder_ops ops = {ollama_run, ollama_free};
-    struct ollama *o = calloc(1, sizeof *o);
+    static const struct embedder_ops ops = {server_run, server_free};
+    struct server *server = calloc(1, sizeof *server);
 
-    if (o == NULL)
+    if (server == NULL)
         return NULL;
-    o->base.ops = &ops;
-    o->config = config;
-    o->http = embedding_http_new(config->embedding.url, "/api/embed");
-    if (o->http == NULL) {
-        free(o);
-        return NULL;
-    }
-    return &o->base;
+    server->base.ops = &ops;
+    server->dialect = dialect;
+    server->config = config;
+    server->url = url;
+    return &server->base;
+}
+
+struct embedder *embedder_new_ollama(const struct config *config, const char *url)
+{
+    static const struct dialect ollama = {"/api/embed", write_ollama_options,
+                                          embedding_reply_ollama};
+
+    return server_new(config, url, &ollama);
+}
+
+struct embedder *embedder_new_openai(const struct config *config, const char *url)
+{
+    static const struct dialect openai = {"/v1/embeddings", write_openai_options,
+                                          embedding_reply_openai};
+
+    return server_new(config, url, &openai);
 }

@@ -1,0 +1,134 @@
+/* A short list, walked each time. Owns the URLs. */
+#include "daemon/embedding_endpoints.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static int add(struct endpoints *e, const char *start, size_t len)
+{
+    struct endpoint *endpoint = &e->list[e->count];
+
+    if (e->count == EMBEDDING_URLS_MAX)
+        return -E2BIG;
+    endpoint->url = strndup(start, len);
+    if (endpoint->url == NULL)
+        return -ENOMEM;
+    e->urls[e->count++] = endpoint->url;
+    return 0;
+}
+
+int endpoints_init(struct endpoints *e, const char *list)
+{
+    int rc = 0;
+
+    memset(e, 0, sizeof *e);
+    for (const char *at = list; rc == 0;) {
+        size_t len, blank;
+
+        at += strspn(at, ", \t");
+        len = blank = strcspn(at, ",");
+        while (len > 0 && (at[len - 1] == ' ' || at[len - 1] == '\t'))
+            len--;
+        if (blank == 0)
+            break;
+        rc = add(e, at, len);
+        at += blank;
+    }
+    if (rc == 0 && e->count == 0)
+        rc = add(e, "", 0);
+    return rc;
+}
+
+void endpoints_done(struct endpoints *e)
+{
+    for (unsigned i = 0; i < e->count; i++)
+        free(e->list[i].url);
+    e->count = 0;
+}
+
+struct endpoint *endpoints_begin(struct endpoints *e, uint64_t now_ms)
+{
+    struct endpoint *best = NULL;
+
+    for (unsigned i = 1; i <= e->count; i++) {
+        struct endpoint *endpoint = &e->list[(e->last + i) % e->count];
+
+        if (breaker_allows(&endpoint->breaker, now_ms) &&
+            (best == NULL || endpoint->in_flight < best->in_flight))
+            best = endpoint;
+    }
+    if (best == NULL)
+        return NULL;
+    e->last = (unsigned)(best - e->list);
+    best->in_flight++;
+    breaker_begin(&best->breaker);
+    return best;
+}
+
+void endpoint_take_back(struct endpoint *endpoint)
+{
+    assert(endpoint->in_flight > 0);
+    endpoint->in_flight--;
+    if (endpoint->breaker.state == BREAKER_HALF_OPEN)
+        endpoint->breaker.state = BREAKER_OPEN;
+}
+
+void endpoint_settle(struct endpoint *endpoint, enum breaker_event event, int retry_after_ms,
+                     const char *error, uint64_t begun_ms, uint64_t now_ms)
+{
+    assert(endpoint->in_flight > 0);
+    endpoint->in_flight--;
+    endpoint->requests++;
+    endpoint->failures += event != BREAKER_ANSWERED;
+    if (error[0] != '\0')
+        snprintf(endpoint->last_error, sizeof endpoint->last_error, "%s", error);
+    breaker_settle(&endpoint->breaker, event, retry_after_ms, begun_ms, now_ms);
+}
+
+uint64_t endpoints_next_ms(const struct endpoints *e, uint64_t now_ms, uint64_t probe_ms)
+{
+    uint64_t next = UINT64_MAX;
+
+    for (unsigned i = 0; i < e->count; i++) {
+        uint64_t one = breaker_next_ms(&e->list[i].breaker, now_ms, probe_ms);
+
+        next = one < next ? one : next;
+    }
+    return next;
+}
+
+bool endpoints_all_open(const struct endpoints *e)
+{
+    for (unsigned i = 0; i < e->count; i++)
+        if (e->list[i].breaker.state == BREAKER_CLOSED)
+            return false;
+    return true;
+}
+
+bool endpoints_all_failing(const struct endpoints *e)
+{
+    for (unsigned i = 0; i < e->count; i++)
+        if (e->list[i].breaker.failures + e->list[i].breaker.limited == 0)
+            return false;
+    return true;
+}
+
+void endpoint_shown_url(const char *url, char ret[128])
+{
+    const char *host = strstr(url, "://");
+    const char *end = url + strcspn(url, "?#");
+    const char *at = NULL;
+    size_t scheme = host != NULL ? (size_t)(host + 3 - url) : 0;
+
+    /* A user's part ends at the last @ before the path. */
+    for (const char *c = url + scheme; c < end && *c != '/'; c++)
+        if (*c == '@')
+            at = c;
+    if (at == NULL)
+        snprintf(ret, 128, "%.*s", (int)(end - url), url);
+    else
+        snprintf(ret, 128, "%.*s%.*s", (int)scheme, url, (int)(end - at - 1), at + 1);
+}
