@@ -33,7 +33,7 @@ class Backfill(Scenario):
     def waits_for_backlog(self, daemon, seconds=30):
         """Until nothing waits for a vector, neither in the table nor in what stats says."""
         eventually(lambda: self.pg.count("embedding_backlog") == 0, seconds, "an empty backlog")
-        eventually(lambda: daemon.stats()["embedding_backlog"] == 0, 10, "stats saying so")
+        eventually(lambda: daemon.stats()["embedding_backlog"] == 0, 40, "stats saying so")
 
     def check_vectors(self, count):
         """Each conversation has the stand-in's vector of its own text, and there is no other."""
@@ -123,14 +123,14 @@ class Backfill(Scenario):
         """Goal of this test: when a conversation changes while its text is being embedded, the vector
         is not stored and the row stays in the backlog."""
         server = self.ollama()
-        server.delay = 1.5
+        server.delay = 4
         d = self.ollama_daemon(server)
         self.store(d, ["first text"])
         eventually(lambda: self.pg.value("select attempts from convstore.embedding_backlog") == 1, 10,
                    "the row being claimed")
         self.pg.sql("update convstore.conversations set transcript = 'second text',"
                     " content_hash = decode(md5('second text'), 'hex')")
-        eventually(lambda: d.stats()["cache"]["entries"] == 1, 10, "the vector of the first text")
+        eventually(lambda: d.stats()["cache"]["entries"] == 1, 40, "the vector of the first text")
         time.sleep(0.5)
         self.assertEqual((self.pg.count("embeddings"), self.pg.count("embedding_backlog")), (0, 1))
         self.pg.sql("update convstore.embedding_backlog set next_attempt_at = now()")
