@@ -24,8 +24,8 @@ import msgpack
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "integration"))
 
-from harness import Daemon, Postgres  # noqa: E402
-from limits import scaled             # noqa: E402
+from harness import Daemon, Postgres   # noqa: E402
+from limits import SCALE, eventually, scaled  # noqa: E402,F401 (campaigns import them from here)
 
 NEVER, UNCERTAIN, ACKED = 0, 1, 2
 USERS = 50

@@ -1,7 +1,7 @@
 """The campaigns of tests/campaign in short: the daemon killed at random and at every named point, and
 an outage of PostgreSQL. `make campaign-kill` and its like run them at length."""
-import os
 import pathlib
+import re
 import subprocess
 import sys
 import unittest
@@ -30,6 +30,21 @@ class Kill(Scenario):
         self.faults = 30
         line = self.campaign("kill", "--rounds", "30")[-1]
         self.assertRegex(line, r"^kill: 30 rounds, \d{2,} kills, .* 0 missing, 0 twice")
+
+    def test_killed_at_every_named_point(self):
+        """Goal of this test: SIGKILL at each point of daemon/kill_point.h, and again there in the replay
+        of a replay: every name is hit, 0 acked missing, 0 rows twice."""
+        line = self.campaign("points", seconds=110)[-1]
+        counts = re.match(r"^points: (\d+) of (\d+) points hit, (\d+) kills", line)
+        self.assertEqual(counts[1], counts[2])
+        self.faults = int(counts[3])
+
+    def test_a_long_outage(self):
+        """Goal of this test: 20,000 conversations stored while PostgreSQL is away, SIGKILL, SIGKILL again
+        in the middle of the catch-up: memory under 100 MiB, all are rows, once each."""
+        line = self.campaign("outage", "--count", "20000")[-1]
+        self.assertRegex(line, r"20000 rows, 0 missing, 0 twice")
+        self.faults = 2
 
 
 if __name__ == "__main__":
