@@ -178,8 +178,8 @@ void handoff_submit(struct handoff *h, struct handoff_job *job)
     h->in_flight++;
     pthread_mutex_lock(&h->lock);
     queue_push(&h->submitted, job);
-    pthread_cond_signal(&h->wake);
     pthread_mutex_unlock(&h->lock);
+    pthread_cond_signal(&h->wake); /* outside: the thread that wakes finds the lock free */
 }
 
 unsigned handoff_in_flight(const struct handoff *h)
