@@ -337,14 +337,15 @@ class Swarm:
 
 
 class Place:
-    """A directory, a PostgreSQL with its default durability, and daemons; all of it ends with it."""
+    """A directory, a PostgreSQL (with its default durability where the campaign may kill it), and
+    daemons; all of it ends with it."""
 
-    def __init__(self, options=""):
+    def __init__(self, durable=False):
         parent = os.environ.get("TEST_DIR") or tempfile.gettempdir()
         self.directory = pathlib.Path(tempfile.mkdtemp(prefix="convstore-", dir=parent))
         self.directory.chmod(0o711)
         self.daemons = []
-        self.postgres = Postgres(self.directory / "pg", options, durable=True)
+        self.postgres = Postgres(self.directory / "pg", durable=durable)
 
     def __enter__(self):
         self.postgres.start()
