@@ -416,7 +416,10 @@ failed:
     return -1;
 }
 
-/* The session. search_path holds nothing that another user can write to. Plans: an array of
+/* The incarnation: a crash of any backend restarts the server's own processes, which belong to no
+ * database and no user, and whose ids every role may see.
+ *
+ * The session. search_path holds nothing that another user can write to. Plans: an array of
  * unknown length joined with a table of unknown size must go through the primary key, whatever the
  * statistics of a new or growing table say, and the plan is made once. jit would be started by the
  * high cost figures of the plans that are turned off. */
@@ -424,6 +427,8 @@ static const char session_sql[] =
     "SELECT current_setting('fsync') = 'off',"
     " CASE WHEN pg_is_in_recovery() THEN '0'"
     "  ELSE left(pg_walfile_name(pg_current_wal_lsn()), 8) END,"
+    " (SELECT pg_catalog.hashtext(pg_catalog.string_agg(pid::text, ' ' ORDER BY pid))"
+    "  FROM pg_catalog.pg_stat_activity WHERE datid IS NULL AND usesysid IS NULL),"
     " set_config('synchronous_commit', CASE current_setting('synchronous_commit')"
     "  WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, false),"
     " set_config('client_encoding', 'UTF8', false),"
@@ -451,6 +456,7 @@ static int session_set_up(PGconn *conn, struct pgconn_settings *ret, struct pg_e
         return -1;
     ret->fsync_off = PQgetvalue(result, 0, 0)[0] == 't';
     ret->timeline = (uint32_t)strtoul(PQgetvalue(result, 0, 1), NULL, 16);
+    ret->incarnation = (int32_t)strtol(PQgetvalue(result, 0, 2), NULL, 10);
     PQclear(result);
     return 0;
 }

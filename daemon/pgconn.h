@@ -28,7 +28,8 @@ struct pg_error {
 /* What a new connection found. */
 struct pgconn_settings {
     bool fsync_off;
-    uint32_t timeline; /* changes when a standby is promoted; 0 on a server in recovery */
+    uint32_t timeline;   /* changes when a standby is promoted; 0 on a server in recovery */
+    int32_t incarnation; /* the same as before: the server has neither crashed nor been restarted */
 };
 
 /* Connects to the first host of conninfo that answers and takes writes, and sets the session up.

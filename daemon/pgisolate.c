@@ -3,9 +3,11 @@
  *
  * The hard thing is to blame the right row. A refusal names its row by itself. A backend that dies
  * does not: then the rows that were answered are settled, and the others go one at a time, so that
- * the row in flight is the guilty one. A server that said good-bye first did not die of a row, and
- * a lock or a full disk is no row's fault either: those end the call with the rest still pending.
- */
+ * the row in flight is the guilty one. It is blamed only when the server has crashed, which its
+ * next connection shows; a mere cut of the line is nobody's fault. And a row whose COMMIT went
+ * through before the end is stored, whatever came after. A server that said good-bye first did not
+ * die of a row, and a lock or a full disk is no row's fault either: those end the call with the
+ * rest still pending. */
 #include "daemon/pgwriter_internal.h"
 
 #include <string.h>
@@ -16,7 +18,7 @@
 /* A backend's crash restarts the whole server: this often in one call, then the batcher waits. */
 #define DEATHS_MAX 3
 /* The server's recovery after a crash is waited for this long. */
-#define RECONNECT_WAIT_MS 5000
+#define RECONNECT_WAIT_MS 60000
 #define RECONNECT_POLL_MS 200
 
 struct isolation {
@@ -102,15 +104,32 @@ static int reconnect(struct isolation *i)
     return -1;
 }
 
+/* 0 where the server has crashed since the last connection; -1 where it was the line that was cut,
+ * or there is no server. */
+static int reconnect_after_death(struct isolation *i, const struct pg_error *line_lost)
+{
+    int32_t before = i->w->incarnation;
+
+    if (reconnect(i) != 0)
+        return -1;
+    if (i->w->incarnation == before) {
+        keep_error(i, line_lost);
+        return -1;
+    }
+    i->deaths++;
+    return 0;
+}
+
 /* This row was alone in flight when its backend died; the connection is made again. 0 to go on with
  * the next row, -1 to end the call. */
 static int blame(struct isolation *i, const uint32_t *row)
 {
     static const char reason[] = "the backend died of this row";
     bool has_vectors = i->w->first_vector[*row] != i->w->first_vector[*row + 1];
-    struct pg_error death;
+    struct pg_error death, line_lost;
     int ret = 1;
 
+    pg_error_set(&line_lost, PG_FAULT_UNREACHABLE, "the connection was lost");
     if (!i->batch->last_attempt) {
         pg_error_set(&death, PG_FAULT_DATA, "%s", reason);
         keep_error(i, &death);
@@ -119,12 +138,11 @@ static int blame(struct isolation *i, const uint32_t *row)
     /* It may have died of the vector, and that must not cost the text. */
     if (has_vectors)
         ret = store_text_only(i, row, reason);
+    if (ret == 1 && has_vectors)
+        ret = reconnect_after_death(i, &line_lost) == 0 ? 1 : -1;
     if (ret == 1) {
-        pgwriter_refuse(i->w, *row, "57P02", reason);
-        if (has_vectors) {
-            i->deaths++;
-            ret = reconnect(i);
-        }
+        i->w->killed[*row] = true;
+        i->w->conflicts[i->w->conflict_count++] = *row; /* is it there all the same? */
     }
     return ret >= 0 && i->deaths < DEATHS_MAX ? 0 : -1;
 }
@@ -138,8 +156,7 @@ static int go_on_after_loss(struct isolation *i, const struct transaction *unans
         keep_error(i, unanswered->error.fault != PG_FAULT_NONE ? &unanswered->error : err);
         return -1;
     }
-    i->deaths++;
-    return reconnect(i);
+    return reconnect_after_death(i, err);
 }
 
 /* The next rows in one pipeline; *next moves past those that were dealt with. 0, or -1. */

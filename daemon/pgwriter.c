@@ -43,10 +43,11 @@ static void scratch_free(struct pgwriter *w)
     free(w->conflicts);
     free(w->first_vector);
     free(w->named);
+    free(w->killed);
     free(w->refusals);
     w->all = w->rest = w->conflicts = NULL;
     w->first_vector = NULL;
-    w->named = NULL;
+    w->named = w->killed = NULL;
     w->refusals = NULL;
     w->capacity = 0;
 }
@@ -77,9 +78,10 @@ static bool scratch_reserve(struct pgwriter *w, size_t count)
     w->conflicts = calloc(count, sizeof *w->conflicts);
     w->first_vector = calloc(count + 1, sizeof *w->first_vector);
     w->named = calloc(count, sizeof *w->named);
+    w->killed = calloc(count, sizeof *w->killed);
     w->refusals = calloc(count, sizeof *w->refusals);
     if (w->all == NULL || w->rest == NULL || w->conflicts == NULL || w->first_vector == NULL ||
-        w->named == NULL || w->refusals == NULL) {
+        w->named == NULL || w->killed == NULL || w->refusals == NULL) {
         scratch_free(w);
         return false;
     }
@@ -177,6 +179,7 @@ int pgwriter_connect(struct pgwriter *w, struct pg_error *err)
     w->found.vectors_are_real = strcmp(w->vectors.storage, "real") == 0;
     w->found.fsync_off = settings.fsync_off;
     w->found.timeline = settings.timeline;
+    w->incarnation = settings.incarnation;
     return 0;
 }
 
@@ -356,9 +359,12 @@ int pgwriter_resolve(struct pgwriter *w, struct write_batch *batch, struct pg_er
         *err = t.error;
         return -1;
     }
-    /* Neither stored nor there: a trigger drops it, or it was erased a moment ago. */
+    /* Neither stored nor there: its backend died of it; or a trigger drops it, or it was erased a
+     * moment ago. */
     for (size_t i = 0; batch->last_attempt && i < w->conflict_count; i++)
-        if (!w->named[w->conflicts[i]])
+        if (!w->named[w->conflicts[i]] && w->killed[w->conflicts[i]])
+            pgwriter_refuse(w, w->conflicts[i], "57P02", "the backend died of this row");
+        else if (!w->named[w->conflicts[i]])
             pgwriter_refuse(w, w->conflicts[i], "NOT_STORED", not_stored);
     w->conflict_count = 0;
     return 0;
@@ -475,6 +481,7 @@ void pgwriter_write(struct pgwriter *w, struct write_batch *batch)
         pg_error_set(&err, PG_FAULT_PASSING, "out of memory");
     } else if (batch->count > 0 && pgwriter_connect(w, &err) == 0) {
         index_vectors(w, batch);
+        memset(w->killed, 0, batch->count * sizeof *w->killed);
         if (batch->isolate)
             pgwriter_isolate(w, batch, &err);
         else

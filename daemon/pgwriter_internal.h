@@ -11,6 +11,7 @@ struct pgwriter {
     const struct pgwriter_config *config;
     PGconn *conn; /* in pipeline mode with its statements prepared; NULL: not connected */
     struct pgwriter_found found;
+    int32_t incarnation; /* of the server, as the latest connection found it */
     struct schema_vectors vectors;
     int16_t model_id;
     struct pgpipe pipe;
@@ -25,6 +26,7 @@ struct pgwriter {
     size_t conflict_count; /* resolved by pgwriter_resolve() */
     size_t *first_vector;  /* of each row, and one behind the last */
     bool *named;           /* rows that the answer in flight has named */
+    bool *killed;          /* rows that were alone with their backend when the server crashed */
     struct refusal *refusals;
     size_t refusal_count; /* buried by pgwriter_bury() */
 };
