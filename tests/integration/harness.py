@@ -77,6 +77,11 @@ class Postgres:
         self.disconnect()
         self._pg("stop")
 
+    def crash(self):
+        """Immediate shutdown: no checkpoint, so that the next start recovers."""
+        self.disconnect()
+        self._pg("crash")
+
     def kill(self):
         """SIGKILL to the whole server, as a crash would be."""
         self.disconnect()

@@ -8,10 +8,10 @@ from harness import RpcError, conversation, scaled
 class Load(threading.Thread):
     """A client that stores one conversation after the other until it is ended; it must never fail."""
 
-    def __init__(self, daemon, user, test):
+    def __init__(self, daemon, user, test, pause=0.002):
         super().__init__(daemon=True)
         self.client = daemon.client(timeout=30)
-        self.user = user
+        self.user, self.pause = user, pause
         self.acked, self.trouble = {}, None
         self.ending = threading.Event()
         test.addCleanup(self.end)
@@ -27,7 +27,7 @@ class Load(threading.Thread):
                     if error is not None:
                         raise RpcError(error)
                     self.acked[result["id"]] = text
-                time.sleep(0.002)
+                time.sleep(self.pause)
         except Exception as error:  # the test must hear of it
             self.trouble = error
 

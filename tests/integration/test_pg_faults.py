@@ -1,0 +1,383 @@
+"""PostgreSQL cut off, killed, locked, full, refusing, again and again, at its own default durability:
+what was acked is a row, once. TEST_CAMPAIGN=1 (make campaign-pg) makes ten times as many faults."""
+import os
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+import threading
+import time
+import unittest
+import uuid
+
+import psycopg2
+
+from harness import RpcError, Scenario, clean_environment, conversation, eventually, scaled
+from load import Load, check_loads
+from pg_proxy import CommitCutter
+
+CAMPAIGN = 10 if os.environ.get("TEST_CAMPAIGN") else 1
+STORED = {"wait": "stored"}
+WORKERS = "from pg_stat_activity where application_name = 'convstored' and pid <> pg_backend_pid()"
+# Small batches, so that many are under way when something happens.
+QUICK = {"batch__batch_timeout_ms": 10, "batch__flush_interval_ms": 5, "batch__batch_size": 50}
+
+
+class PgFaults(Scenario):
+    time_limit = 120 * CAMPAIGN
+
+    def durable_postgres(self, options=""):
+        return self.postgres(durable=True, options=options)
+
+    def loads(self, daemon, clients=3):
+        loads = [Load(daemon, f"user {n}", self, pause=0.02) for n in range(clients)]
+        eventually(lambda: daemon.stats()["completed"] > 50, 20, "the first rows")
+        return loads
+
+    def check(self, pg, daemons, loads):
+        """Nothing lost, nothing twice; the line of figures."""
+        acked = check_loads(self, pg, daemons, loads, 60)
+        self.said = f"{self.faults} faults, {len(acked)} acked: 0 missing, 0 twice"
+        for daemon in daemons:
+            self.assertEqual(daemon.stats()["failed"], 0)
+        return acked
+
+    def progress(self, daemon, rows=30):
+        before = daemon.stats()["completed"]
+        eventually(lambda: daemon.stats()["completed"] >= before + rows, 30, "rows again")
+
+
+class Connections(PgFaults):
+    def test_all_workers_terminated_every_50_ms(self):
+        """Goal of this test: pg_terminate_backend on every connection of the daemon each 50 ms."""
+        pg = self.durable_postgres()
+        d = self.daemon(pg, **QUICK)
+        loads = self.loads(d)
+        until = time.monotonic() + 15 * CAMPAIGN
+        while self.faults < 100 * CAMPAIGN and time.monotonic() < until:
+            self.faults += len(pg.sql(f"select pg_terminate_backend(pid) {WORKERS}"))
+            time.sleep(0.05)
+        self.assertGreater(self.faults, 20 * CAMPAIGN)
+        self.check(pg, [d], loads)
+
+    def test_statements_cancelled(self):
+        """Goal of this test: statements that are cancelled as a time-out does it (57014), under load."""
+        pg = self.durable_postgres()
+        d = self.daemon(pg, **QUICK)
+        loads = self.loads(d)
+        while self.faults < 50 * CAMPAIGN:
+            self.faults += len(pg.sql(f"select pg_cancel_backend(pid) {WORKERS} and state = 'active'"))
+            time.sleep(0.01)
+        self.check(pg, [d], loads)
+
+    def test_cut_between_commit_and_its_answer(self):
+        """Goal of this test: the connection is cut when the server has committed and before the daemon
+        hears of it, at every second batch: all of it is tried again, nothing is there twice."""
+        pg = self.durable_postgres()
+        proxy = CommitCutter(self.directory / "proxy", pg)
+        self.addCleanup(proxy.close)
+        d = self.daemon(database__conninfo=proxy.conninfo, **QUICK)
+        loads = self.loads(d)
+        proxy.cutting = True
+        eventually(lambda: proxy.cuts >= 60 * CAMPAIGN, 60 * CAMPAIGN, "cuts")
+        proxy.cutting = False
+        self.faults = proxy.cuts
+        self.check(pg, [d], loads)
+        stats = d.stats()
+        self.assertGreater(stats["replayed"], 40)
+        self.assertEqual(stats["duplicates"], 0)
+
+    def test_two_daemons_on_partitioned_tables(self):
+        """Goal of this test: tables that are hash-partitioned by user_id are taken as they are, and two
+        daemons write into them at once while their connections are terminated."""
+        pg = self.durable_postgres()
+        schema = subprocess.run([str(pathlib.Path(os.environ["TEST_BUILD"]) / "convstorectl"), "schema"],
+                                capture_output=True, text=True, check=True).stdout
+        pg.sql(schema)
+        for table, columns in (("conversations", "id"), ("embeddings", "conversation_id")):
+            pg.sql(f"alter table convstore.{table} rename to plain")
+            pg.sql(f"create table convstore.{table} (like convstore.plain including defaults)"
+                   " partition by hash (user_id)")
+            more = ", model_id, chunk" if table == "embeddings" else ""
+            pg.sql(f"alter table convstore.{table} add primary key (user_id, {columns}{more})")
+            for n in range(4):
+                pg.sql(f"create table convstore.{table}_{n} partition of convstore.{table}"
+                       f" for values with (modulus 4, remainder {n})")
+            pg.sql("drop table convstore.plain")
+        daemons = [self.daemon(pg, name=f"d{n}", **QUICK) for n in range(2)]
+        loads = [Load(d, f"{d.directory.name} user {n}", self, pause=0.02)
+                 for d in daemons for n in range(4)]
+        for d in daemons:
+            eventually(lambda: d.stats()["completed"] > 50, 20, "rows of each")
+        while self.faults < 30 * CAMPAIGN:
+            self.faults += len(pg.sql(f"select pg_terminate_backend(pid) {WORKERS}"))
+            time.sleep(0.1)
+        self.check(pg, daemons, loads)
+        used = pg.sql("select distinct tableoid::regclass::text from convstore.conversations")
+        self.assertGreater(len(used), 1)
+        missing = pg.value("select count(*) from convstore.conversations c where not exists (select from"
+                           " convstore.embeddings e where e.user_id = c.user_id and"
+                           " e.conversation_id = c.id) and not exists (select from"
+                           " convstore.embedding_backlog b where b.user_id = c.user_id and"
+                           " b.conversation_id = c.id)")
+        self.assertEqual(missing, 0)
+
+    def test_pgbouncer_in_session_mode(self):
+        """Goal of this test: the daemon through PgBouncer in session mode, whose server connections
+        are terminated under load."""
+        program = os.environ.get("PGBOUNCER") or shutil.which("pgbouncer", path="/usr/sbin:/usr/bin")
+        if program is None:
+            self.skipTest("pgbouncer is not installed")
+        pg = self.durable_postgres()
+        home = re.search(r"host=(\S+)", pg.conninfo)[1]
+        place = self.directory / "bouncer"
+        place.mkdir(mode=0o777)
+        place.chmod(0o777)
+        config = self.directory / "pgbouncer.ini"
+        config.write_text(f"[databases]\npostgres = host={home} user=postgres\n"
+                          f"[pgbouncer]\nunix_socket_dir = {place}\n"
+                          "listen_addr =\nauth_type = any\nauth_file =\npool_mode = session\n"
+                          "default_pool_size = 10\nserver_login_retry = 1\n"
+                          "ignore_startup_parameters = extra_float_digits\n")
+        config.chmod(0o644)
+        owner = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups", "--"]
+        bouncer = subprocess.Popen([*(owner if os.getuid() == 0 else []), program, str(config)],
+                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.addCleanup(bouncer.wait)
+        self.addCleanup(bouncer.kill)
+        eventually(lambda: list(place.glob(".s.PGSQL.*")), 10, "PgBouncer's socket")
+        d = self.daemon(database__conninfo=f"host={place} port=6432 dbname=postgres user=postgres",
+                        **QUICK)
+        loads = self.loads(d)
+        while self.faults < 20 * CAMPAIGN:
+            self.faults += len(pg.sql("select pg_terminate_backend(pid) from pg_stat_activity where"
+                                      " backend_type = 'client backend' and pid <> pg_backend_pid()"))
+            time.sleep(0.1)
+        self.check(pg, [d], loads)
+
+
+class Server(PgFaults):
+    def start_again(self, pg):
+        """Backends may outlive a killed postmaster for a moment, and hold its memory."""
+        def started():
+            try:
+                return pg.start()
+            except RuntimeError:
+                return None
+        eventually(started, 30, "a server again")
+
+    def test_immediate_shutdowns(self):
+        """Goal of this test: the server is shut down at once, without a checkpoint, and started again,
+        several times under load."""
+        pg = self.durable_postgres()
+        d = self.daemon(pg, **QUICK)
+        loads = self.loads(d)
+        for _ in range(3 * CAMPAIGN):
+            pg.crash()
+            pg.start()
+            self.faults += 1
+            self.progress(d)
+        self.check(pg, [d], loads)
+
+    def test_the_postmaster_is_killed(self):
+        """Goal of this test: SIGKILL to the postmaster, whose backends live on for a moment."""
+        pg = self.durable_postgres()
+        d = self.daemon(pg, **QUICK)
+        loads = self.loads(d)
+        for _ in range(2 * CAMPAIGN):
+            home = pathlib.Path(re.search(r"host=(\S+)", pg.conninfo)[1])
+            pg.disconnect()
+            os.kill(int((home / "data" / "postmaster.pid").read_text().split()[0]), signal.SIGKILL)
+            self.start_again(pg)
+            self.faults += 1
+            self.progress(d)
+        self.check(pg, [d], loads)
+
+    def test_an_outage(self):
+        """Goal of this test: an outage (60 s in a campaign) is accepted through and caught up with; the
+        daemon's memory stays bounded meanwhile."""
+        pg = self.durable_postgres()
+        d = self.daemon(pg, queue__max_queue_size=500, **QUICK)
+        loads = self.loads(d)
+        pg.stop()
+        self.faults = 1
+        time.sleep(3 if CAMPAIGN == 1 else 60)
+        self.assertEqual(d.stats()["health"], "critical")
+        acked = sum(len(load.acked) for load in loads)
+        self.assertGreater(acked, 1000)
+        pg.start()
+        self.check(pg, [d], loads)
+
+    def test_a_row_that_crashes_its_backend(self):
+        """Goal of this test: a row that kills its backend with SIGKILL, and the whole server with it,
+        each time: it becomes a dead letter after few crashes, all others are rows."""
+        pg = self.durable_postgres()
+        d = self.daemon(pg, batch__batch_size=200)
+        with d.client(timeout=90) as client:
+            client.request("store", conversation("first"), STORED)
+            pg.sql("create function convstore.f() returns trigger language plpgsql as $$ begin"
+                   " if new.platform = 'poison' then execute format('copy (select) to program %L',"
+                   " 'kill -9 ' || pg_backend_pid()); end if; return new; end $$;"
+                   " create trigger t before insert on convstore.conversations"
+                   " for each row execute function convstore.f()")
+            answer = client.request("store_many", [
+                conversation(transcript=f"t{n}", platform="poison" if n == 150 else "web")
+                for n in range(200)], STORED, timeout=90)
+        self.assertEqual([index for index, _ in answer["errors"]], [150])
+        pg.disconnect()
+        self.assertEqual(pg.count(), 200)
+        self.assertEqual(pg.sql("select transcript, sqlstate from convstore.dead_letters"),
+                         [("t150", "57P02")])
+        crashes = pg.log().count("terminated by signal 9")
+        self.said = f"{crashes} crashes until the row was set aside"
+        self.assertLessEqual(crashes, 8)
+
+
+class Refusals(PgFaults):
+    def setUp(self):
+        super().setUp()
+        self.pg = self.shared_postgres()
+
+    def stored_after(self, d, client, state, what, mend):
+        """Under this trouble stores are acked and stats says what it is; mended, it all goes on."""
+        waiting = client.send("store", conversation("waits"), STORED)
+        stats = eventually(lambda: (s := client.request("stats"))["database"]["state"] == state and
+                           what in s["database"]["last_error"] and s, 20, f"stats says {state}: {what}")
+        client.request("store", conversation("accepted"))
+        self.assertEqual(self.pg.count("dead_letters"), 0)
+        mend()
+        error, _ = client.reply(waiting, timeout=40)
+        self.assertIsNone(error)
+        d.flush()
+        return stats
+
+    def test_a_table_locked_for_10_s(self):
+        """Goal of this test: LOCK TABLE … ACCESS EXCLUSIVE for 10 s, longer than a batch waits for a
+        lock: stores are acked in a moment meanwhile, and all become rows."""
+        d = self.daemon(self.pg, **QUICK)
+        loads = self.loads(d)
+        with self.pg.connect() as holder, holder.cursor() as cursor:
+            cursor.execute("lock table convstore.conversations in access exclusive mode")
+            before = d.stats()["completed"]
+            acked = sum(len(load.acked) for load in loads)
+            time.sleep(10)
+            self.assertLessEqual(d.stats()["completed"], before + 2 * 500)
+            self.assertGreater(sum(len(load.acked) for load in loads), acked + 500)
+            self.assertIn("55P03", d.stats()["database"]["last_error"])
+            cursor.execute("rollback")
+        holder.close()
+        self.faults = 1
+        self.check(self.pg, [d], loads)
+
+    def test_deadlocks(self):
+        """Goal of this test: another session locks the rows of a batch in the other order; the daemon
+        is the victim each time, tries again, and stores both."""
+        d = self.daemon(self.pg)
+        with d.client(timeout=30) as client:
+            client.request("store", conversation("first"), STORED)
+            for n in range(5):
+                low, high = sorted(str(uuid.uuid4()) for _ in range(2))
+                insert = ("insert into convstore.conversations (user_id, id, created_at, content_hash,"
+                          " platform, transcript) values ('ann', %s, now(), '', 'x', 'theirs')")
+                other = self.pg.connect()
+                self.addCleanup(other.close)
+                other.autocommit = False
+                cursor = other.cursor()
+                cursor.execute("set deadlock_timeout = '20s'")
+                cursor.execute(insert, (high,))
+                asked = client.send("store_many", [conversation("ann", f"{n} {key}", id=key)
+                                                   for key in (low, high)], STORED)
+                eventually(lambda: self.pg.value("select count(*) from pg_locks where not granted"), 10,
+                           "the batch waits for the other session")
+                cursor.execute(insert, (low,))  # closes the circle; the daemon's session gives way
+                other.rollback()
+                error, result = client.reply(asked)
+                self.assertEqual((error, result["errors"]), (None, []))
+                self.faults += 1
+        self.assertEqual(self.pg.count(), 11)
+        self.assertEqual(self.pg.count("dead_letters"), 0)
+        self.assertGreaterEqual(self.pg.log().count("deadlock detected"), 5)
+
+    def test_a_database_that_turns_read_only(self):
+        """Goal of this test: a database that takes no writes (as after a failover to a standby) is
+        waited for; its connections are not used."""
+        d = self.daemon(self.pg)
+        self.addCleanup(self.pg.sql, "alter database postgres reset default_transaction_read_only")
+        with d.client(timeout=40) as client:
+            client.request("store", conversation("first"), STORED)
+            self.pg.sql("alter database postgres set default_transaction_read_only = on")
+            self.pg.sql(f"select pg_terminate_backend(pid) {WORKERS}")
+            self.stored_after(d, client, "down", "read-only", lambda: (
+                self.pg.sql("set default_transaction_read_only = off"),
+                self.pg.sql("alter database postgres reset default_transaction_read_only")))
+        self.assertEqual(self.pg.count(), 3)
+
+    def test_a_table_that_is_dropped(self):
+        """Goal of this test: the table is gone: writing stops, stores are acked, the alert says what to
+        do; made again with `convstorectl schema`, all that was accepted since is stored."""
+        d = self.daemon(self.pg)
+        with d.client(timeout=40) as client:
+            client.request("store", conversation("first"), STORED)
+            self.pg.sql("drop table convstore.conversations")
+            stats = self.stored_after(d, client, "stopped", "42P01",
+                                      lambda: self.pg.sql(d.ctl("schema").stdout))
+        self.assertIn("database_stopped", [alert["name"] for alert in stats["alerts"]])
+        self.assertEqual(self.pg.count(), 2)
+
+    def test_a_revoked_right(self):
+        """Goal of this test: INSERT is revoked: writing stops, nothing becomes a dead letter, and when
+        it is granted again all that was accepted is stored."""
+        d = self.daemon(self.pg)
+        with d.client() as client:
+            client.request("store", conversation("first"), STORED)
+        d.stop()
+        self.pg.sql("drop role if exists convstore")
+        self.pg.sql("create role convstore login")
+        self.pg.sql(d.ctl("schema", "--grants").stdout)
+        self.addCleanup(self.pg.sql, "drop owned by convstore; drop role convstore")
+        d.settings["database.conninfo"] = self.pg.conninfo.replace("user=postgres", "user=convstore")
+        d.start()
+        with d.client(timeout=40) as client:
+            client.request("store", conversation("second"), STORED)
+            self.pg.sql("revoke insert on convstore.conversations from convstore")
+            self.stored_after(d, client, "stopped", "42501", lambda: self.pg.sql(
+                "grant insert on convstore.conversations to convstore"))
+        self.assertEqual(self.pg.count(), 4)
+
+    def test_a_full_tablespace(self):
+        """Goal of this test: the tablespace runs full (53100): nothing is lost or set aside, stores are
+        acked; when there is room all of it is stored."""
+        if os.getuid() != 0:
+            self.skipTest("mounting a small file system needs root")
+        place = self.directory / "small"
+        place.mkdir()
+        mount = ["mount", "-t", "tmpfs", "-o", "size=6m,mode=0777", "none", str(place)]
+        if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+            self.skipTest("mount is not allowed here")
+        self.addCleanup(subprocess.run, ["umount", "-l", str(place)], check=True)
+        shutil.chown(place, pathlib.Path(f"/proc/{self.pg.value('select pg_backend_pid()')}").owner())
+        d = self.daemon(self.pg)
+        with d.client(timeout=40) as client:
+            client.request("store", conversation("first"), STORED)
+            self.pg.sql(f"create tablespace small location '{place}'")
+            self.addCleanup(self.pg.sql, "drop tablespace small")
+            self.addCleanup(self.pg.sql, "drop schema convstore cascade")
+            self.pg.sql("alter table convstore.conversations set tablespace small")
+            text = os.urandom(20000).hex()
+            items = [conversation(transcript=f"{n} {text}") for n in range(50)]
+            asked = [client.send("store_many", items, STORED) for _ in range(5)]
+            eventually(lambda: "53100" in client.request("stats")["database"]["last_error"], 30,
+                       "stats says 53100")
+            client.request("store", conversation("accepted"))
+            subprocess.run(["mount", "-o", "remount,size=200m", str(place)], check=True)
+            for msgid in asked:
+                error, result = client.reply(msgid)
+                self.assertEqual((error, result["errors"]), (None, []))
+            d.flush()
+        self.assertEqual((self.pg.count(), self.pg.count("dead_letters")), (252, 0))
+        d.stop()
+
+
+if __name__ == "__main__":
+    unittest.main()
