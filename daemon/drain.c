@@ -22,7 +22,6 @@
 #define PROGRESS_MS 1000
 #define EXTEND_TIMEOUT_US 10000000 /* from each look that saw progress */
 #define QUIET_LOOKS_LOGGED 10      /* without progress a line comes this rarely */
-#define UNREACHABLE_TRIES 2
 #define STRING_(x) #x
 #define STRING(x) STRING_(x)
 #define BACKFILL_POLL_MS 10
@@ -136,15 +135,19 @@ void drain_on_settled(struct server *server)
         uv_timer_start(&server->drain.end_timer, on_drained, 0, 0); /* its batch is in use here */
 }
 
-/* One connection may be cut while the server lives; the next try tells. */
-void drain_on_write(struct server *server, enum write_outcome outcome)
+/* Connections may be cut while the server lives; a try that began after that tells. */
+void drain_on_write(struct server *server, uint64_t duration_ns, enum write_outcome outcome)
 {
     struct drain *drain = &server->drain;
+    uint64_t now = uv_hrtime();
+    bool down =
+        outcome == WRITE_UNREACHABLE && drain->lost_ns != 0 && now - duration_ns >= drain->lost_ns;
 
-    if (server->state != SERVER_DRAINING)
-        return;
-    drain->unreachable = outcome == WRITE_UNREACHABLE ? drain->unreachable + 1 : 0;
-    if (outcome == WRITE_STOPPED || drain->unreachable >= UNREACHABLE_TRIES)
+    if (outcome != WRITE_UNREACHABLE)
+        drain->lost_ns = 0;
+    else if (drain->lost_ns == 0)
+        drain->lost_ns = now;
+    if (server->state == SERVER_DRAINING && (down || outcome == WRITE_STOPPED))
         uv_timer_start(&drain->end_timer, on_database_down, 0, 0);
 }
 

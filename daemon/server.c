@@ -200,7 +200,7 @@ static void on_write(void *owner, uint64_t duration_ns, enum write_outcome outco
     struct server *server = owner;
 
     stats_record(&server->stats, OPERATION_BATCH_INSERT, duration_ns, outcome == WRITE_DONE);
-    drain_on_write(server, outcome);
+    drain_on_write(server, duration_ns, outcome);
 }
 
 static void on_timeline(void *owner, uint32_t timeline, bool settled)
