@@ -41,7 +41,7 @@ ARCHIVES := $(BUILD)/libsupport.a $(BUILD)/libbench.a $(BUILD)/libdaemon.a $(BUI
 PROGRAMS := $(BUILD)/convstored $(BUILD)/convstorectl $(BUILD)/libconvstore.so
 
 .PHONY: all build programs check deps run test bench fmt lint asan tsan fuzz install clean help \
-  campaign-power campaign-kill campaign-points campaign-outage
+  campaign-power campaign-kill campaign-points campaign-outage campaign-pg
 # A fresh machine has no pkg-config before deps has run: what needs it is a make of its own.
 all: deps
 	@$(MAKE) --no-print-directory -j$(JOBS) build
@@ -58,6 +58,7 @@ help:
 	@echo "make campaign-power  10 million simulated losses of power (make test: 100,000)"
 	@echo "make campaign-kill campaign-points campaign-outage  the daemon killed 1,000 times, and at each"
 	@echo "              named point; PostgreSQL away for a million conversations"
+	@echo "make campaign-pg  2,500 faults of PostgreSQL under load, PgBouncer too (make test: 250)"
 	@echo "make install  to PREFIX (/usr/local) below DESTDIR"
 	@echo "make deps     install what is missing; all, clean; V=1 shows each command"
 
@@ -166,6 +167,12 @@ campaign-power: $(BUILD)/campaign/power
 # The daemon as a process: random kills, named kills, a long outage.
 campaign-kill campaign-points campaign-outage: campaign-%: programs
 	@TEST_BUILD=$(BUILD) $(PYTHON) tests/campaign/$* --verbose
+# PostgreSQL's faults, ten times as many; PgBouncer comes from Debian's package, not installed.
+campaign-pg: build
+	@mkdir -p $(BUILD)/pgbouncer && cd $(BUILD)/pgbouncer && { [ -d root ] || \
+	  { apt-get -qq download pgbouncer && dpkg -x pgbouncer_*.deb root; }; }
+	@PGBOUNCER=$$(realpath $(BUILD)/pgbouncer/root/usr/sbin/pgbouncer) TEST_CAMPAIGN=1 \
+	  $(PYTHON) tests/run.py --build $(BUILD) test_pg_faults test_failover test_drain_load
 
 clean:
 	rm -rf $(BUILD)

@@ -138,11 +138,11 @@ class Connections(PgFaults):
         config.write_text(f"[databases]\npostgres = host={home} user=postgres\n"
                           f"[pgbouncer]\nunix_socket_dir = {place}\n"
                           "listen_addr =\nauth_type = any\nauth_file =\npool_mode = session\n"
+                          f"{'user = postgres' if os.getuid() == 0 else ''}\n"
                           "default_pool_size = 10\nserver_login_retry = 1\n"
                           "ignore_startup_parameters = extra_float_digits\n")
         config.chmod(0o644)
-        owner = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups", "--"]
-        bouncer = subprocess.Popen([*(owner if os.getuid() == 0 else []), program, str(config)],
+        bouncer = subprocess.Popen([program, str(config)],
                                    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         self.addCleanup(bouncer.wait)
         self.addCleanup(bouncer.kill)
