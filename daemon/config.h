@@ -57,6 +57,8 @@ struct config {
         uint64_t deadline_ms;
         uint64_t max_in_flight;
         uint64_t request_inputs;
+        uint64_t request_bytes;
+        bool self_test;
     } embedding;
     struct {
         uint64_t embedding_cache_size;

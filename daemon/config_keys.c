@@ -65,6 +65,8 @@ const struct config_key config_keys[] = {
     NUMBER(embedding, deadline_ms, "500", 1, DAY_MS),
     NUMBER(embedding, max_in_flight, "2", 1, 64),
     NUMBER(embedding, request_inputs, "500", 1, 2048),
+    SIZE(embedding, request_bytes, "1MiB", 1 * KIB, 64 * MIB),
+    BOOL(embedding, self_test, "true"),
 
     NUMBER(cache, embedding_cache_size, "1000", 0, 10000000),
     SIZE(cache, embedding_cache_bytes, "64MiB", 0, 64 * GIB),

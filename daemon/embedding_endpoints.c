@@ -49,6 +49,12 @@ void endpoints_done(struct endpoints *e)
     e->count = 0;
 }
 
+static void begin(struct endpoint *endpoint)
+{
+    endpoint->in_flight++;
+    breaker_begin(&endpoint->breaker);
+}
+
 struct endpoint *endpoints_begin(struct endpoints *e, uint64_t now_ms)
 {
     struct endpoint *best = NULL;
@@ -63,9 +69,37 @@ struct endpoint *endpoints_begin(struct endpoints *e, uint64_t now_ms)
     if (best == NULL)
         return NULL;
     e->last = (unsigned)(best - e->list);
-    best->in_flight++;
-    breaker_begin(&best->breaker);
+    begin(best);
     return best;
+}
+
+struct endpoint *endpoints_begin_selftest(struct endpoints *e, uint64_t now_ms)
+{
+    for (unsigned i = 0; i < e->count; i++) {
+        struct endpoint *endpoint = &e->list[i];
+
+        if (endpoint->selftest.state != SELFTEST_DUE || endpoint->selftest_under_way ||
+            !breaker_allows(&endpoint->breaker, now_ms))
+            continue;
+        endpoint->selftest_under_way = true;
+        begin(endpoint);
+        return endpoint;
+    }
+    return NULL;
+}
+
+uint64_t endpoints_next_selftest_ms(const struct endpoints *e, uint64_t now_ms)
+{
+    uint64_t next = UINT64_MAX;
+
+    for (unsigned i = 0; i < e->count; i++) {
+        const struct endpoint *endpoint = &e->list[i];
+        uint64_t one = breaker_next_ms(&endpoint->breaker, now_ms, BREAKER_CAP_MS);
+
+        if (endpoint->selftest.state == SELFTEST_DUE && !endpoint->selftest_under_way && one < next)
+            next = one;
+    }
+    return next;
 }
 
 void endpoint_take_back(struct endpoint *endpoint)

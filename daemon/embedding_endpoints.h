@@ -8,12 +8,15 @@
 
 #include "daemon/breaker.h"
 #include "daemon/embedding.h"
+#include "daemon/embedding_selftest.h"
 
 struct endpoint {
     char *url;
     struct breaker breaker;
     unsigned in_flight;
     uint64_t requests, failures; /* that came back; of them, without an answer */
+    struct embedding_selftest selftest;
+    bool selftest_under_way;
     char last_error[256];
 };
 
@@ -32,6 +35,12 @@ void endpoints_done(struct endpoints *e);
 /* The endpoint that may be asked now and has the fewest requests, in turn where several have as
  * few; NULL: none may. Begins a request there, which endpoint_settle() ends. */
 struct endpoint *endpoints_begin(struct endpoints *e, uint64_t now_ms);
+
+/* One whose self-test is due and that may be asked now, or NULL. Begins a request there. */
+struct endpoint *endpoints_begin_selftest(struct endpoints *e, uint64_t now_ms);
+
+/* When the next self-test is due; UINT64_MAX: none is. */
+uint64_t endpoints_next_selftest_ms(const struct endpoints *e, uint64_t now_ms);
 
 /* A request that began at begun_ms is over. error: why it was not answered, or "". */
 void endpoint_settle(struct endpoint *endpoint, enum breaker_event event, int retry_after_ms,

@@ -51,6 +51,18 @@ int embed_job_new(struct flights *flights, size_t max_inputs, size_t max_bytes, 
     return 0;
 }
 
+struct embed_job *embed_job_new_selftest(const char *prefix, uint32_t dimension)
+{
+    struct embed_job *job = job_alloc(1);
+
+    if (job == NULL)
+        return NULL;
+    job->request.prefix = prefix;
+    job->request.dimension = dimension;
+    job->is_selftest = true;
+    return job;
+}
+
 void embed_job_free(struct embed_job *job)
 {
     for (size_t i = 0; i < job->request.count; i++)
@@ -78,7 +90,9 @@ void embed_worker_run(struct embed_worker *worker, struct embed_job *job)
 
     if (*embedder == NULL)
         *embedder = worker->embedder_new(worker->config, worker->urls[job->endpoint]);
-    if (*embedder != NULL && make_vectors(job)) {
+    if (*embedder != NULL && job->is_selftest) {
+        embedding_selftest_run(*embedder, &job->request, &job->selftest);
+    } else if (*embedder != NULL && make_vectors(job)) {
         embedder_run(*embedder, &job->request);
     } else {
         job->request.outcome = EMBED_TRANSIENT;

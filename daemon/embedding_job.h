@@ -6,6 +6,7 @@
 
 #include "daemon/embedding.h"
 #include "daemon/embedding_flight.h"
+#include "daemon/embedding_selftest.h"
 #include "daemon/handoff.h"
 #include "daemon/vector.h"
 
@@ -15,6 +16,8 @@ struct embed_job {
     unsigned endpoint; /* which of the URLs is asked */
     uint64_t begun_ms; /* loop time */
     uint64_t duration_ns;
+    bool is_selftest; /* no flights: this instead */
+    struct embedding_selftest selftest;
     struct flight **flights; /* request.count of them, and as many vectors */
     struct vector **vectors; /* made on the worker; each counts where its input's error is 0 */
     struct embed_input inputs[];
@@ -25,6 +28,9 @@ struct embed_job {
  */
 int embed_job_new(struct flights *flights, size_t max_inputs, size_t max_bytes, const char *prefix,
                   uint32_t dimension, struct embed_job **ret) __attribute__((warn_unused_result));
+
+/* A self-test instead of texts; NULL where memory is short. Loop. */
+struct embed_job *embed_job_new_selftest(const char *prefix, uint32_t dimension);
 
 /* Its flights have been settled. Loop. */
 void embed_job_free(struct embed_job *job);

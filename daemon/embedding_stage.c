@@ -27,6 +27,7 @@
 #include "daemon/embedding_job.h"
 #include "daemon/handoff.h"
 
+#define SELFTEST_WAIT_MS 250
 #define BUILTIN_THREADS_MAX 2 /* they compete with the loop for the processor */
 
 struct order_list {
@@ -46,6 +47,7 @@ struct embedding_stage {
     struct embed_worker *workers;
     unsigned worker_count;
     struct endpoints endpoints;
+    bool selftests; /* they are made */
     struct order_list waiting, ready;
     struct embedding_stage_stats stats;
     bool closing;
@@ -141,23 +143,35 @@ static uint64_t next_chance_ms(const struct embedding_stage *s)
     return endpoints_next_ms(&s->endpoints, uv_now(s->timer.loop), s->config->embedding.timeout_ms);
 }
 
+/* The time at which there is something to do; UINT64_MAX: only when something comes. */
+static uint64_t next_work_ms(const struct embedding_stage *s, uint64_t now)
+{
+    uint64_t at = s->waiting.head != NULL ? s->waiting.head->due_ms : UINT64_MAX;
+    uint64_t chance = next_chance_ms(s);
+
+    if (s->ready.head != NULL)
+        return now;
+    if (flights_queued(s->flights) > 0 && chance > now && chance < at)
+        at = chance; /* a breaker lets go of what is queued */
+    if (s->selftests) {
+        uint64_t selftest = endpoints_next_selftest_ms(&s->endpoints, now);
+
+        if (selftest < now + SELFTEST_WAIT_MS) /* the workers are busy */
+            selftest = now + SELFTEST_WAIT_MS;
+        at = selftest < at ? selftest : at;
+    }
+    return at;
+}
+
 static void arm_timer(struct embedding_stage *s)
 {
     uint64_t now = uv_now(s->timer.loop);
-    uint64_t at = now;
+    uint64_t at = next_work_ms(s, now);
 
-    if (s->ready.head == NULL && s->waiting.head == NULL) {
+    if (at == UINT64_MAX)
         uv_timer_stop(&s->timer);
-        return;
-    }
-    if (s->ready.head == NULL) {
-        uint64_t chance = next_chance_ms(s);
-
-        at = s->waiting.head->due_ms;
-        if (flights_queued(s->flights) > 0 && chance > now && chance < at)
-            at = chance; /* a breaker lets go of what is queued */
-    }
-    uv_timer_start(&s->timer, on_timer, at > now ? at - now : 0, 0);
+    else
+        uv_timer_start(&s->timer, on_timer, at > now ? at - now : 0, 0);
 }
 
 /* Runs on_done of those that are ready now; those that become ready meanwhile wait for the timer,
@@ -241,7 +255,8 @@ static void send_request(struct embedding_stage *s, struct endpoint *endpoint)
     struct embed_job *job;
     struct flight *flight;
     int rc = embed_job_new(s->flights, s->config->embedding.request_inputs,
-                           EMBEDDING_REQUEST_MAX_BYTES, s->model.prefix, s->model.dimension, &job);
+                           s->config->embedding.request_bytes, s->model.prefix, s->model.dimension,
+                           &job);
 
     if (rc == 0 && job != NULL) {
         job->endpoint = (unsigned)(endpoint - s->endpoints.list);
@@ -254,9 +269,32 @@ static void send_request(struct embedding_stage *s, struct endpoint *endpoint)
         settle_flight(s, flight, NULL, -EAGAIN); /* no memory: each round ends with one less */
 }
 
+/* A server's first request, before it has any text of ours; made again until it answers. */
+static void send_selftest(struct embedding_stage *s)
+{
+    struct endpoint *endpoint;
+    struct embed_job *job;
+
+    if (!s->selftests || s->closing || handoff_in_flight(s->pool) >= s->worker_count)
+        return;
+    endpoint = endpoints_begin_selftest(&s->endpoints, uv_now(s->timer.loop));
+    if (endpoint == NULL)
+        return;
+    job = embed_job_new_selftest(s->model.prefix, s->model.dimension);
+    if (job == NULL) {
+        endpoint->selftest_under_way = false;
+        endpoint_take_back(endpoint);
+        return;
+    }
+    job->endpoint = (unsigned)(endpoint - s->endpoints.list);
+    job->begun_ms = uv_now(s->timer.loop);
+    handoff_submit(s->pool, &job->job);
+}
+
 /* Gives each free worker a request while there is something to ask for and somebody to ask. */
 static void dispatch(struct embedding_stage *s)
 {
+    send_selftest(s);
     while (!s->closing && flights_queued(s->flights) > 0 &&
            handoff_in_flight(s->pool) < s->worker_count) {
         struct endpoint *endpoint = endpoints_begin(&s->endpoints, uv_now(s->timer.loop));
@@ -321,6 +359,16 @@ static enum breaker_event event_of(const struct embed_request *request, size_t l
     abort();
 }
 
+static void on_selftest_done(struct embedding_stage *s, const struct embed_job *job)
+{
+    struct endpoint *endpoint = &s->endpoints.list[job->endpoint];
+
+    endpoint->selftest = job->selftest;
+    endpoint->selftest_under_way = false;
+    if (s->hooks.on_selftest != NULL)
+        s->hooks.on_selftest(s->hooks.context, endpoint);
+}
+
 /* A request came back. */
 static void on_job_done(void *owner, struct handoff_job *handoff_job)
 {
@@ -337,7 +385,9 @@ static void on_job_done(void *owner, struct handoff_job *handoff_job)
                     event != BREAKER_ANSWERED ? request->error : "", job->begun_ms,
                     uv_now(s->timer.loop));
     update_state(s, event != BREAKER_ANSWERED ? request->error : "");
-    if (s->hooks.on_request_done != NULL)
+    if (job->is_selftest)
+        on_selftest_done(s, job);
+    else if (s->hooks.on_request_done != NULL)
         s->hooks.on_request_done(s->hooks.context, job->duration_ns, request->count,
                                  event == BREAKER_ANSWERED);
     embed_job_free(job);
@@ -469,6 +519,9 @@ int embedding_stage_start(uv_loop_t *loop, const struct config *config,
             return rc;
         }
         s->stats.state = EMBEDDING_OK;
+        s->selftests = config->embedding.self_test && strcmp(model->provider, "builtin") != 0;
+        dispatch(s);
+        arm_timer(s);
     }
     *ret = s;
     return 0;

@@ -16,10 +16,6 @@
 #include "daemon/vector.h"
 #include "proto/slice.h"
 
-/* Bytes of text in one request, whatever embedding.request_inputs allows: servers refuse bodies
- * over 2 MB. */
-#define EMBEDDING_REQUEST_MAX_BYTES (1u << 20)
-
 enum embedding_state {
     EMBEDDING_OFF,     /* provider "none" */
     EMBEDDING_OK,      /* one of the URLs answered its last request, or had none yet */
@@ -62,6 +58,8 @@ struct embedding_stage_hooks {
     void (*on_request_done)(void *context, uint64_t duration_ns, size_t inputs, bool ok);
     /* The state changed; error is the reason ("" for EMBEDDING_OK). For the log. */
     void (*on_state)(void *context, enum embedding_state state, const char *error);
+    /* A server's self-test was made. For the log. */
+    void (*on_selftest)(void *context, const struct endpoint *endpoint);
     /* In the place of embedder_new(): for tests. Called on the workers. */
     struct embedder *(*embedder_new)(const struct config *config, const char *url);
 };

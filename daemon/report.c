@@ -77,6 +77,14 @@ static void pack_alert(msgpack_packer *pk, const char *name, const char *severit
     pack_text(pk, "text", text);
 }
 
+static bool batches_differ(const struct endpoints *endpoints)
+{
+    for (unsigned i = 0; i < endpoints->count; i++)
+        if (endpoints->list[i].selftest.state == SELFTEST_WARNING)
+            return true;
+    return false;
+}
+
 /* health and alerts: what a person must know now. */
 static void pack_health(msgpack_packer *pk, const struct batcher_status *batcher,
                         const struct embedding_stage_stats *embedding,
@@ -96,6 +104,8 @@ static void pack_health(msgpack_packer *pk, const struct batcher_status *batcher
         {journal->probe_p99_ns > SLOW_SYNC_NS, false, "journal_slow_sync",
          "a sync of the journal's disk took over 5 ms at the start: acknowledgements take longer"},
         {embedding->state == EMBEDDING_FAILING, false, "embedder_down", embedding->last_error},
+        {batches_differ(embedding->endpoints), false, "embedder_batches_differ",
+         "a server gives other vectors in batches than alone: see embedding.servers"},
         {batcher->found.fsync_off, false, "database_fsync_off",
          "the server runs with fsync=off: a crash there can lose committed rows"},
     };
@@ -168,6 +178,14 @@ static const char *embedding_state_text(enum embedding_state state)
     abort();
 }
 
+static void pack_selftest(msgpack_packer *pk, const struct embedding_selftest *selftest)
+{
+    pack_str(pk, "self_test");
+    msgpack_pack_map(pk, 2);
+    pack_text(pk, "state", selftest_state_name(selftest->state));
+    pack_text(pk, "text", selftest->text);
+}
+
 static void pack_endpoints(msgpack_packer *pk, const struct endpoints *endpoints)
 {
     char url[128];
@@ -178,12 +196,13 @@ static void pack_endpoints(msgpack_packer *pk, const struct endpoints *endpoints
         const struct endpoint *endpoint = &endpoints->list[i];
 
         endpoint_shown_url(endpoint->url, url);
-        msgpack_pack_map(pk, 5);
+        msgpack_pack_map(pk, 6);
         pack_text(pk, "url", url);
         pack_text(pk, "state", breaker_state_name(endpoint->breaker.state));
         pack_text(pk, "last_error", endpoint->last_error);
         pack_number(pk, "requests", endpoint->requests);
         pack_number(pk, "failures", endpoint->failures);
+        pack_selftest(pk, &endpoint->selftest);
     }
 }
 

@@ -236,6 +236,21 @@ static void on_embedding_state(void *context, enum embedding_state state, const 
         log_info("embedder.ok");
 }
 
+static void on_selftest(void *context, const struct endpoint *endpoint)
+{
+    char url[128];
+
+    (void)context;
+    endpoint_shown_url(endpoint->url, url);
+    if (endpoint->selftest.state == SELFTEST_PASSED)
+        log_info("embedder.self_test url=%s result=passed text=\"%s\"", url,
+                 endpoint->selftest.text);
+    else
+        log_warning("embedder.self_test url=%s result=%s text=\"%s\"", url,
+                    endpoint->selftest.state == SELFTEST_DUE ? "failed" : "warning",
+                    endpoint->selftest.text);
+}
+
 /* The start. */
 
 /* Descriptors for max_connections, or a word that there are fewer. */
@@ -300,7 +315,11 @@ static int start_sessions(struct server *server)
 static int start_embedding(struct server *server, char *error)
 {
     struct embedding_stage_hooks hooks = {
-        .context = server, .on_request_done = on_embedding_request, .on_state = on_embedding_state};
+        .context = server,
+        .on_request_done = on_embedding_request,
+        .on_state = on_embedding_state,
+        .on_selftest = on_selftest,
+    };
     int rc;
 
     if (embedding_model_resolve(server->config, &server->model, error) != 0)
@@ -360,10 +379,7 @@ static int start_batcher(struct server *server)
 
 static int start_queries(struct server *server)
 {
-    const struct config *config = server->config;
-    struct pgwriter_config connection = {.conninfo = config->database.conninfo,
-                                         .auto_migrate = config->database.auto_migrate,
-                                         .model = server->model};
+    struct pgwriter_config connection = writer_config(server);
 
     return queries_start(server->loop, &connection, &server->queries);
 }

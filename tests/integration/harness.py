@@ -147,6 +147,7 @@ class Daemon:
             "listen.socket": self.socket,
             "listen.control_socket": self.control_socket,
             "embedding.provider": "builtin",
+            "embedding.self_test": "false",  # tests count requests
         }
         if "TEXT(journal, directory" in (ROOT / "daemon" / "config_keys.c").read_text():
             self.settings["journal.directory"] = self.journal

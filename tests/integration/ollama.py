@@ -10,6 +10,7 @@ limited_date, limited_ms (429 with each form of Retry-After), eof (400 with the 
 runner), cut (the body breaks off), drip (a byte at a time), huge (up to 1 GiB of body), closing
 (answers well and closes the connection without saying so), count (one vector too few), dimension
 (one number too few), nan, null, garbage (no JSON).
+With `degrade` the vectors of batches of 16 and more are wrong, as Ollama's once were.
 `delay` seconds pass before any answer. A text that contains one of `poison` fails its whole request
 the way a model's NaN does, one of `killers` the way a crashed runner does; one of more than `longest` bytes (0: none) the way Ollama refuses it.
 """
@@ -93,7 +94,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 "load_duration": 1019500, "prompt_eval_count": 8}
 
     def _vectors(self, texts):
-        return [vector(text, self.server.stand_in.dimension) for text in texts]
+        server = self.server.stand_in
+        spoiled = " " if server.degrade and len(texts) >= 16 else ""
+        return [vector(text + spoiled, server.dimension) for text in texts]
 
     def _mode_unknown(self, request, texts):
         self._answer(500, {"error": "the test named a mode that the stand-in does not have"})
@@ -213,6 +216,7 @@ class FakeOllama:
         self.script = []
         self.poison = []
         self.killers = []
+        self.degrade = False
         self.longest = 0
         self.authorization = None  # of the latest request
         self.delay = 0.0

@@ -140,6 +140,33 @@ class EmbedderFaults(Scenario):
         eventually(lambda: "refuses" in (self.pg.value("select last_error from"
                                                        " convstore.embedding_backlog") or ""), 30, "why")
 
+    def self_test(self, daemon, state):
+        """Waits for the outcome of the self-test; its text."""
+        def outcome():
+            found = daemon.stats()["embedding"]["servers"][0]["self_test"]
+            return found["state"] == state and found["text"] or None
+        return eventually(outcome, 15, f"a self-test that is {state}")
+
+    def test_self_test(self):
+        """Goal of this test: the daemon looks at its embedder at the start and says what it found, in
+        log and stats; one that is not there delays nothing and is looked at when it comes."""
+        server = self.ollama()
+        d = self.embedding_daemon(server.url, embedding__self_test="true")
+        self.assertIn("768 dimensions", self.self_test(d, "passed"))
+        self.assertIn("embedder.self_test", d.log())
+        self.assertEqual(d.stats()["embedding"]["requests"], 1)
+        server.close()
+        late = self.embedding_daemon(server.url, name="late", embedding__self_test="true")
+        self.assertIn("connect", self.self_test(late, "due"))
+        self.assertIn("embedder_down", [a["name"] for a in late.stats()["alerts"]])
+        server.open()
+        self.self_test(late, "passed")
+        self.assertEqual(late.stats()["embedding"]["state"], "ok")
+        server.degrade = True
+        worse = self.embedding_daemon(server.url, name="worse", embedding__self_test="true")
+        self.assertIn("cosine", self.self_test(worse, "warning"))
+        self.assertIn("embedder_batches_differ", [a["name"] for a in worse.stats()["alerts"]])
+
     def test_the_key_comes_from_a_file(self):
         """Goal of this test: the API key is sent as a bearer token and stands neither in the log, nor in
         stats, nor in --check-config; a key that cannot be read is said so and costs no text."""

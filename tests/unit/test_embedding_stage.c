@@ -161,6 +161,7 @@ static void prepare(struct fixture *f)
     f->config.embedding.deadline_ms = 5000;
     f->config.embedding.max_in_flight = 2;
     f->config.embedding.request_inputs = 100;
+    f->config.embedding.request_bytes = 1 << 20;
     f->config.cache.embedding_cache_size = 100000;
     f->config.cache.embedding_cache_bytes = 1 << 30;
     f->model = (struct embedding_model){"ollama", "m", DIMENSION, "", "summary", "vector"};
@@ -168,7 +169,10 @@ static void prepare(struct fixture *f)
 
 static void start(struct fixture *f)
 {
-    const struct embedding_stage_hooks hooks = {f, on_request_done, on_state, fake_new};
+    const struct embedding_stage_hooks hooks = {.context = f,
+                                                .on_request_done = on_request_done,
+                                                .on_state = on_state,
+                                                .embedder_new = fake_new};
 
     assert_int_equal(embedding_stage_start(&f->loop, &f->config, &f->model, &hooks, &f->stage), 0);
 }
