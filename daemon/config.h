@@ -63,6 +63,7 @@ struct config {
     struct {
         uint64_t embedding_cache_size;
         uint64_t embedding_cache_bytes;
+        char *file; /* "": not kept */
     } cache;
     struct {
         char *level;

@@ -70,6 +70,7 @@ const struct config_key config_keys[] = {
 
     NUMBER(cache, embedding_cache_size, "1000", 0, 10000000),
     SIZE(cache, embedding_cache_bytes, "64MiB", 0, 64 * GIB),
+    TEXT(cache, file, ""),
 
     CHOICE(log, level, "info", "error warning info debug"),
 };

@@ -216,6 +216,7 @@ void embedding_cache_put(struct embedding_cache *c, struct embedding_key key, st
     *e = (struct entry){.key = key, .vector = vector_hold(v)};
     *at = e;
     list_push_newest(c, e);
+    c->stats.puts++;
     c->stats.entries++;
     c->stats.bytes += bytes;
 }
@@ -226,6 +227,14 @@ void embedding_cache_remove(struct embedding_cache *c, struct embedding_key key)
 
     if (*at != NULL)
         drop(c, at);
+}
+
+void embedding_cache_each(const struct embedding_cache *c,
+                          void (*call)(void *arg, struct embedding_key key, const struct vector *v),
+                          void *arg)
+{
+    for (const struct entry *e = c->oldest; e != NULL; e = e->newer)
+        call(arg, e->key, e->vector);
 }
 
 struct embedding_cache_stats embedding_cache_stats(const struct embedding_cache *c)

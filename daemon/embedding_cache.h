@@ -40,8 +40,13 @@ void embedding_cache_put(struct embedding_cache *c, struct embedding_key key, st
 /* Forgets a key, if it is there. */
 void embedding_cache_remove(struct embedding_cache *c, struct embedding_key key);
 
+/* Calls it for each vector, the least recently used first. */
+void embedding_cache_each(const struct embedding_cache *c,
+                          void (*call)(void *arg, struct embedding_key key, const struct vector *v),
+                          void *arg);
+
 struct embedding_cache_stats {
-    uint64_t hits, misses, evictions;
+    uint64_t hits, misses, evictions, puts;
     uint64_t entries, bytes;
 };
 struct embedding_cache_stats embedding_cache_stats(const struct embedding_cache *c);

@@ -23,6 +23,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "daemon/embedding_cache_file.h"
 #include "daemon/embedding_flight.h"
 #include "daemon/embedding_job.h"
 #include "daemon/handoff.h"
@@ -42,6 +43,7 @@ struct embedding_stage {
     struct embedding_key model_key;
     struct embedding_stage_hooks hooks;
     struct embedding_cache *cache;
+    struct embedding_cache_file *cache_file; /* NULL: not kept */
     struct flights *flights;
     struct handoff *pool; /* NULL: provider "none" */
     struct embed_worker *workers;
@@ -436,6 +438,35 @@ static int start_pool(struct embedding_stage *s)
     return handoff_start(s->timer.loop, "embed", &ops, s, count, &s->pool);
 }
 
+static void say_cache_file(struct embedding_stage *s, const char *what, int error, const char *text)
+{
+    if (s->hooks.on_cache_file != NULL)
+        s->hooks.on_cache_file(s->hooks.context, what, error, text);
+}
+
+static void on_cache_saved(void *context, int error)
+{
+    say_cache_file(context, "saved", error, error < 0 ? strerror(-error) : "");
+}
+
+/* What the last daemon left, and saving it again from time to time. */
+static int start_cache_file(struct embedding_stage *s)
+{
+    const char *path = s->config->cache.file;
+    char text[256];
+    uint64_t count = 0;
+    int rc;
+
+    if (path == NULL || path[0] == '\0')
+        return 0;
+    rc = embedding_cache_load(s->cache, path, s->model_key, s->model.dimension, &count, text);
+    if (rc == 0)
+        snprintf(text, sizeof text, "%ju vectors", (uintmax_t)count);
+    say_cache_file(s, "read", rc == -ENOENT ? 0 : rc, text);
+    return embedding_cache_file_start(s->timer.loop, s->cache, path, s->model_key,
+                                      s->model.dimension, on_cache_saved, s, &s->cache_file);
+}
+
 static void stage_free(struct embedding_stage *s)
 {
     flights_free(s->flights);
@@ -514,6 +545,8 @@ int embedding_stage_start(uv_loop_t *loop, const struct config *config,
     s->open_handles = 1;
     if (model->dimension > 0) {
         rc = start_pool(s);
+        if (rc == 0)
+            rc = start_cache_file(s);
         if (rc != 0) {
             embedding_stage_close(s, NULL, NULL);
             return rc;
@@ -612,6 +645,11 @@ void embedding_stage_close(struct embedding_stage *s, void (*on_closed)(void *),
         s->open_handles++;
         handoff_close(s->pool, on_handle_closed);
         s->pool = NULL;
+    }
+    if (s->cache_file != NULL) { /* behind the pool, whose last vectors are in the cache now */
+        s->open_handles++;
+        embedding_cache_file_close(s->cache_file, on_handle_closed, s);
+        s->cache_file = NULL;
     }
     uv_close((uv_handle_t *)&s->timer, on_timer_closed);
 }

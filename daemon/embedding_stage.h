@@ -60,6 +60,9 @@ struct embedding_stage_hooks {
     void (*on_state)(void *context, enum embedding_state state, const char *error);
     /* A server's self-test was made. For the log. */
     void (*on_selftest)(void *context, const struct endpoint *endpoint);
+    /* cache.file was read at the start (with what was found) or written; error: 0 or a negative
+     * errno. For the log. */
+    void (*on_cache_file)(void *context, const char *what, int error, const char *text);
     /* In the place of embedder_new(): for tests. Called on the workers. */
     struct embedder *(*embedder_new)(const struct config *config, const char *url);
 };

@@ -251,6 +251,18 @@ static void on_selftest(void *context, const struct endpoint *endpoint)
                     endpoint->selftest.text);
 }
 
+static void on_cache_file(void *context, const char *what, int error, const char *text)
+{
+    const struct server *server = context;
+
+    if (error == 0)
+        log_debug("embedding_cache.%s file=%s text=\"%s\"", what, server->config->cache.file, text);
+    else
+        log_warning("embedding_cache.%s file=%s error=\"%s\" advice=\"the daemon goes on without; "
+                    "look at cache.file\"",
+                    what, server->config->cache.file, text);
+}
+
 /* The start. */
 
 /* Descriptors for max_connections, or a word that there are fewer. */
@@ -319,6 +331,7 @@ static int start_embedding(struct server *server, char *error)
         .on_request_done = on_embedding_request,
         .on_state = on_embedding_state,
         .on_selftest = on_selftest,
+        .on_cache_file = on_cache_file,
     };
     int rc;
 

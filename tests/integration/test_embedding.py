@@ -110,6 +110,26 @@ class Embedding(Scenario):
         self.assertEqual([text[-1] for text in server.texts], ["a", "b", "c", "b"])
         self.assertEqual(d.stats()["cache"]["entries"], 2)
 
+    def test_the_cache_outlives_the_daemon(self):
+        """Goal of this test: with cache.file a text that was embedded before a restart is not asked for
+        again; a damaged file is ignored with a warning."""
+        server = self.ollama()
+        path = self.directory / "cache"
+        d = self.ollama_daemon(server, cache__file=path)
+        self.store(d, ["a", "b"])
+        self.assertEqual(d.stop(), 0)
+        d.start()
+        self.store(d, ["b", "a", "c"])
+        self.assertEqual(server.texts[-1], PREFIX + "c")
+        self.assertEqual(server.inputs, 3)
+        self.assertEqual(d.stop(), 0)
+        path.write_bytes(path.read_bytes()[:-1])
+        d.start()
+        self.assertIn("embedding_cache.read", d.log())
+        self.store(d, ["a"])
+        self.assertEqual(server.inputs, 4)
+        self.check_vectors(["a", "b", "b", "a", "c", "a"])
+
     def test_a_slow_embedder_holds_no_text(self):
         """Goal of this test: after embedding.deadline_ms the texts are stored without vectors and
         noted in embedding_backlog; the late vectors are written when they come."""

@@ -6,10 +6,15 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "daemon/embedding_cache.h"
+#include "daemon/embedding_cache_file.h"
 
 static struct embedding_key key_of(uint64_t n)
 {
@@ -214,6 +219,105 @@ static void test_keys_tell_models_and_texts_apart(void **state)
     assert_true(embedding_key_equals(key, full_key(&base, "text")));
 }
 
+/* The file */
+
+static const struct embedding_key file_model = {3, 4};
+
+static int load(struct embedding_cache *c, const char *path, uint64_t *ret_count)
+{
+    char error[256];
+
+    return embedding_cache_load(c, path, file_model, 2, ret_count, error);
+}
+
+static struct embedding_cache *cache_of(uint64_t entries)
+{
+    struct embedding_cache *c = embedding_cache_new(100, 1 << 20);
+
+    for (uint64_t n = 0; n < entries; n++) {
+        struct vector *v = vector_of(n, 2);
+
+        v->values[1] = (float)n / 3;
+        embedding_cache_put(c, key_of(n), v);
+        vector_release(v);
+    }
+    return c;
+}
+
+/* A file of these bytes leaves the cache as it is. */
+static void check_refused(const char *path, const uint8_t *data, size_t len, int expected)
+{
+    struct embedding_cache *c = cache_of(3);
+    uint64_t count = 77;
+    FILE *file = fopen(path, "w");
+
+    assert_int_equal(fwrite(data, 1, len, file), len);
+    fclose(file);
+    assert_int_equal(load(c, path, &count), expected);
+    assert_int_equal(count, 77);
+    assert_int_equal(embedding_cache_stats(c).entries, 3);
+    embedding_cache_free(c);
+}
+
+static void test_file(void **state)
+{
+    char directory[] = "/tmp/convstore-cache-XXXXXX", path[64], longer[80];
+    struct embedding_cache *c = cache_of(50);
+    static uint8_t data[8192];
+    struct stat found;
+    uint64_t count = 0;
+    size_t len;
+    FILE *file;
+
+    (void)state;
+    assert_non_null(mkdtemp(directory));
+    snprintf(path, sizeof path, "%s/cache", directory);
+    assert_int_equal(load(c, path, &count), -ENOENT);
+    vector_release(embedding_cache_get(c, key_of(0))); /* used last, though put first */
+    assert_int_equal(embedding_cache_save(c, path, file_model, 2), 0);
+    assert_int_equal(embedding_cache_save(c, path, file_model, 2), 0); /* over the old one */
+    embedding_cache_free(c);
+    assert_int_equal(stat(path, &found), 0);
+    assert_int_equal(found.st_mode & 0777, 0600);
+    snprintf(longer, sizeof longer, "%s.new", path);
+    assert_int_equal(access(longer, F_OK), -1);
+
+    c = embedding_cache_new(10, 1 << 20); /* room for the ten that were used last */
+    assert_int_equal(load(c, path, &count), 0);
+    assert_int_equal(count, 50);
+    for (uint64_t n = 0; n < 50; n++) {
+        struct vector *v = embedding_cache_get(c, key_of(n));
+
+        assert_int_equal(v != NULL, n == 0 || n >= 41);
+        if (v != NULL)
+            assert_true(v->values[0] == (float)n && v->values[1] == (float)n / 3);
+        vector_release(v);
+    }
+    embedding_cache_free(c);
+
+    file = fopen(path, "r");
+    len = fread(data, 1, sizeof data, file);
+    fclose(file);
+    assert_in_range(len, 100, sizeof data - 1);
+    for (size_t cut = 0; cut < len; cut++)
+        check_refused(path, data, cut, -EBADMSG);
+    check_refused(path, data, len + 1, -EBADMSG);
+    for (size_t at = 0; at < len; at++) {
+        data[at] ^= 1;
+        check_refused(path, data, len, -EBADMSG);
+        data[at] ^= 1;
+    }
+    c = embedding_cache_new(10, 1 << 20);
+    assert_int_equal(embedding_cache_save(c, path, (struct embedding_key){3, 5}, 2), 0);
+    assert_int_equal(load(c, path, &count), -ESTALE);
+    assert_int_equal(embedding_cache_save(c, path, file_model, 3), 0);
+    assert_int_equal(load(c, path, &count), -ESTALE);
+    assert_int_equal(embedding_cache_save(c, directory, file_model, 2), -EISDIR);
+    embedding_cache_free(c);
+    unlink(path);
+    rmdir(directory);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -223,6 +327,7 @@ int main(void)
         cmocka_unit_test(test_off_and_too_big),
         cmocka_unit_test(test_many_entries_make_the_table_grow),
         cmocka_unit_test(test_keys_tell_models_and_texts_apart),
+        cmocka_unit_test(test_file),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
