@@ -145,6 +145,7 @@ class Connection:
         self.out = b""
         self.in_flight = {}  # msgid -> [(number, its state before)]
         self.next_msgid = 0
+        self.lost = False    # STORAGE_FAILED came: nothing may be acked any more
         self.broken = False  # the daemon takes no more; what it sent may still be there to read
 
     def fileno(self):
@@ -196,6 +197,9 @@ class Connection:
         return bool(data)
 
     def _settle(self, items, error, result):
+        self.lost = self.lost or (error is not None and error[1] == "STORAGE_FAILED")
+        if self.lost and error is None:
+            raise Failed(f"an ack after STORAGE_FAILED: {result!r}")
         if error is not None:
             for number, before in items:
                 self.swarm.on_refused(number, before, error)
