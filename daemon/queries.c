@@ -38,11 +38,15 @@ static int connect_and_check(struct queries *q, struct pg_error *err)
     return -1;
 }
 
-static void roll_back(struct queries *q)
+static void after_error(struct queries *q, const struct pg_error *err)
 {
     struct pg_error ignored;
     PGresult *result;
 
+    if (err->fault != PG_FAULT_DATA && err->fault != PG_FAULT_PASSING) {
+        disconnect(q); /* gone, or a server that is none for us any more */
+        return;
+    }
     if (PQtransactionStatus(q->conn) == PQTRANS_IDLE)
         return;
     if (pgconn_query(q->conn, "ROLLBACK", 0, NULL, &result, &ignored) == 0)
@@ -60,7 +64,7 @@ static void run_query(void *state, struct handoff_job *job)
     if (connect_and_check(q, &query->error) != 0)
         return;
     if (query->run(query, q->conn) != 0)
-        roll_back(q);
+        after_error(q, &query->error);
 }
 
 static void *thread_start(void *owner, unsigned index)
