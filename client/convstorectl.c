@@ -23,6 +23,10 @@ static const struct ctl_command commands[] = {
     {"journal", "show or verify what the daemon keeps on disk", ctl_journal_help, ctl_run_journal},
     {"dead-letters", "show, retry or drop what the database refused", ctl_dead_letters_help,
      ctl_run_dead_letters},
+    {"embeddings", "show the models that made vectors, or drop one", ctl_embeddings_help,
+     ctl_run_embeddings},
+    {"reembed", "give every conversation a vector of the current model", ctl_reembed_help,
+     ctl_run_reembed},
     {"schema", "print the SQL of the tables and the grants", ctl_schema_help, ctl_run_schema},
 };
 

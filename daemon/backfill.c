@@ -342,15 +342,28 @@ static void on_job_done(void *owner, struct handoff_job *handoff_job)
         on_settled(b);
 }
 
+static void look_soon(struct backfill *b)
+{
+    if (b->state == BACKFILL_IDLE && !b->stopping && b->failures == 0 &&
+        uv_timer_get_due_in(&b->timer) > NUDGE_MS)
+        uv_timer_start(&b->timer, on_timer, NUDGE_MS, 0);
+}
+
 void backfill_nudge(struct backfill *b, uint64_t total)
 {
     uint64_t more = total - b->seen_total;
 
     b->seen_total = total;
     b->status.backlog += more;
-    if (more > 0 && b->state == BACKFILL_IDLE && !b->stopping && b->failures == 0 &&
-        uv_timer_get_due_in(&b->timer) > NUDGE_MS)
-        uv_timer_start(&b->timer, on_timer, NUDGE_MS, 0);
+    if (more > 0)
+        look_soon(b);
+}
+
+void backfill_wake(struct backfill *b, uint64_t more)
+{
+    b->status.backlog += more;
+    b->next_count_ms = 0;
+    look_soon(b);
 }
 
 struct backfill_status backfill_status(const struct backfill *b)

@@ -23,6 +23,9 @@ int backfill_start(uv_loop_t *loop, const struct config *config,
  * than the last time, they are looked at soon. */
 void backfill_nudge(struct backfill *b, uint64_t total);
 
+/* Somebody else has put so many rows into the backlog: it is looked at and counted anew soon. */
+void backfill_wake(struct backfill *b, uint64_t more);
+
 struct backfill_status {
     uint64_t backlog; /* rows that wait: counted every few seconds, and kept up to date with what
                          this daemon does in between */

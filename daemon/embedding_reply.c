@@ -201,12 +201,31 @@ static int read_base64(struct json_scan *s, struct embed_input *input, uint32_t 
     return 0;
 }
 
-/* One {"index": n, "embedding": …}: the index may come behind the vector, which is looked at when
- * it is known. Without an index the place in the list is it. */
+/* The vector of the input with this index, which has none yet. */
+static int read_placed(struct json_scan *s, float index, struct embed_input *const inputs[],
+                       size_t count, uint32_t dimension, struct vectors *found)
+{
+    struct embed_input *input;
+
+    if (!(index >= 0) || index >= (float)count || index != (float)(size_t)index)
+        return -EBADMSG;
+    input = inputs[(size_t)index];
+    if (input->error != -EINPROGRESS)
+        return -EBADMSG;
+    if (json_scan_take(s, '"')) {
+        s->at--;
+        return read_base64(s, input, dimension, found);
+    }
+    return read_vector(s, input, dimension, found);
+}
+
+/* One {"index": n, "embedding": …}. Where the index comes behind the vector, that is skipped and
+ * looked at again; without an index the place in the list is it. */
 static int read_entry(struct json_scan *s, struct embed_input *const inputs[], size_t count,
                       uint32_t dimension, struct vectors *found)
 {
-    struct json_scan vector = {NULL, NULL};
+    struct json_scan skipped = {NULL, NULL};
+    bool has_index = false, placed = false;
     float index = (float)found->count;
     struct slice key;
 
@@ -217,22 +236,23 @@ static int read_entry(struct json_scan *s, struct embed_input *const inputs[], s
 
         if (json_scan_string(s, &key) != 0 || !json_scan_take(s, ':'))
             return -EBADMSG;
-        if (slice_equals(key, "embedding"))
-            vector = *s;
-        rc = slice_equals(key, "index") ? json_scan_float(s, &index) : json_scan_skip(s);
+        if (slice_equals(key, "index") && !placed) {
+            has_index = true;
+            rc = json_scan_float(s, &index);
+        } else if (slice_equals(key, "embedding") && has_index && !placed) {
+            placed = true;
+            rc = read_placed(s, index, inputs, count, dimension, found);
+        } else {
+            if (slice_equals(key, "embedding"))
+                skipped = *s;
+            rc = json_scan_skip(s);
+        }
         if (rc != 0)
             return -EBADMSG;
     } while (json_scan_take(s, ','));
-    if (!json_scan_take(s, '}') || vector.at == NULL || !(index >= 0) || index >= (float)count ||
-        index != (float)(size_t)index)
+    if (!json_scan_take(s, '}') || (!placed && skipped.at == NULL))
         return -EBADMSG;
-    if (inputs[(size_t)index]->error != -EINPROGRESS)
-        return -EBADMSG; /* twice */
-    if (json_scan_take(&vector, '"')) {
-        vector.at--;
-        return read_base64(&vector, inputs[(size_t)index], dimension, found);
-    }
-    return read_vector(&vector, inputs[(size_t)index], dimension, found);
+    return placed ? 0 : read_placed(&skipped, index, inputs, count, dimension, found);
 }
 
 static int read_data(struct json_scan *s, struct embed_input *const inputs[], size_t count,

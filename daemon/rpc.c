@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "daemon/dead_letters.h"
+#include "daemon/embeddings.h"
 #include "daemon/journal.h"
 #include "daemon/log.h"
 #include "daemon/report.h"
@@ -58,6 +59,8 @@ static const struct rpc_method methods[] = {
     {"flush", flush_handle, true, 0, 1},
     {"journal", journal_handle, true, 0, 0},
     {"dead_letters", dead_letters_handle, true, 1, 1},
+    {"embeddings", embeddings_handle, true, 0, 1},
+    {"reembed", reembed_handle, true, 0, 0},
 };
 
 static const struct rpc_method *find_method(struct slice name)

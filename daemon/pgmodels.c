@@ -1,0 +1,156 @@
+/* The SQL of embedding models. Owns nothing.
+ *
+ * The hard thing is that there may be millions of rows: everything goes in slices along the primary
+ * key, each a transaction of its own, so that nothing is locked for long, and a walk that ends in
+ * the middle has done what it has done and can be begun again. */
+#include "daemon/pgmodels.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "daemon/schema.h"
+
+#define SLICE "2000"
+#define FIRST_ID "00000000-0000-0000-0000-000000000000"
+
+static const char list_sql[] =
+    "SELECT m.model_id, m.provider, m.model, m.dimension, m.prefix, m.source, m.storage,"
+    " coalesce(v.n, 0), coalesce(b.n, 0), m.model_id = $1::int2"
+    " FROM convstore.embedding_models m"
+    " LEFT JOIN (SELECT model_id, count(*) n FROM convstore.embeddings GROUP BY model_id) v"
+    " USING (model_id)"
+    " LEFT JOIN (SELECT model_id, count(*) n FROM convstore.embedding_backlog GROUP BY model_id) b"
+    " USING (model_id) ORDER BY m.model_id";
+
+static const char conversations_page_sql[] =
+    "SELECT user_id, id, count(*) OVER () FROM (SELECT user_id, id FROM convstore.conversations"
+    " WHERE (user_id, id) > ($1::text, $2::uuid) ORDER BY user_id, id LIMIT " SLICE ") page"
+    " ORDER BY user_id DESC, id DESC LIMIT 1";
+static const char fill_sql[] =
+    "INSERT INTO convstore.embedding_backlog (user_id, conversation_id, model_id)"
+    " SELECT c.user_id, c.id, $5::int2 FROM convstore.conversations c"
+    " WHERE (c.user_id, c.id) > ($1::text, $2::uuid)"
+    " AND (c.user_id, c.id) <= ($3::text, $4::uuid)"
+    " AND NOT EXISTS (SELECT FROM convstore.embeddings v WHERE v.user_id = c.user_id"
+    " AND v.conversation_id = c.id AND v.model_id = $5::int2)"
+    " ON CONFLICT DO NOTHING";
+
+static const char vectors_page_sql[] =
+    "SELECT user_id, conversation_id, count(*) OVER () FROM (SELECT user_id, conversation_id"
+    " FROM convstore.embeddings WHERE (user_id, conversation_id) > ($1::text, $2::uuid)"
+    " ORDER BY user_id, conversation_id LIMIT " SLICE ") page"
+    " ORDER BY user_id DESC, conversation_id DESC LIMIT 1";
+static const char drop_sql[] =
+    "DELETE FROM convstore.embeddings WHERE (user_id, conversation_id) > ($1::text, $2::uuid)"
+    " AND (user_id, conversation_id) <= ($3::text, $4::uuid) AND model_id = $5::int2";
+static const char drop_backlog_sql[] =
+    "DELETE FROM convstore.embedding_backlog WHERE model_id = $1::int2";
+static const char drop_model_sql[] =
+    "DELETE FROM convstore.embedding_models WHERE model_id = $1::int2";
+
+/* The model's row; made where it is not there yet. */
+static int current_id(PGconn *conn, const struct embedding_model *model, int16_t *ret,
+                      struct pg_error *err)
+{
+    struct schema_vectors vectors;
+
+    *ret = 0;
+    if (model->dimension == 0)
+        return 0; /* no vectors are made */
+    if (schema_vectors(conn, &vectors, err) != 0)
+        return -1;
+    return schema_model_id(conn, model, vectors.storage, ret, err);
+}
+
+int pgmodels_list(PGconn *conn, const struct embedding_model *current, PGresult **ret,
+                  struct pg_error *err)
+{
+    char id[16];
+    const char *params[] = {id};
+    int16_t model_id;
+
+    if (current_id(conn, current, &model_id, err) != 0)
+        return -1;
+    snprintf(id, sizeof id, "%d", model_id);
+    return pgconn_query(conn, list_sql, 1, params, ret, err);
+}
+
+int pgmodels_find(PGconn *conn, int64_t model_id, const struct embedding_model *current,
+                  bool *ret_exists, bool *ret_current, struct pg_error *err)
+{
+    PGresult *list;
+
+    if (pgmodels_list(conn, current, &list, err) != 0)
+        return -1;
+    *ret_exists = *ret_current = false;
+    for (int i = 0; i < PQntuples(list); i++) {
+        if (strtoll(PQgetvalue(list, i, PGMODELS_ID), NULL, 10) != model_id)
+            continue;
+        *ret_exists = true;
+        *ret_current = strcmp(PQgetvalue(list, i, PGMODELS_CURRENT), "t") == 0;
+    }
+    PQclear(list);
+    return 0;
+}
+
+/* The next slice: from the walk's place to the page's last key, which becomes its place. */
+static int next_slice(PGconn *conn, const char *page_sql, const char *work_sql,
+                      const char *model_id, struct pgmodels_walk *walk, struct pg_error *err)
+{
+    const char *from_id = walk->id[0] != '\0' ? walk->id : FIRST_ID;
+    const char *params[5] = {walk->user_id, from_id, NULL, NULL, model_id};
+    PGresult *page, *result;
+    int rc;
+
+    if (pgconn_query(conn, page_sql, 2, params, &page, err) != 0)
+        return -1;
+    if (PQntuples(page) == 0) {
+        walk->over = true;
+        PQclear(page);
+        return 0;
+    }
+    params[2] = PQgetvalue(page, 0, 0);
+    params[3] = PQgetvalue(page, 0, 1);
+    rc = pgconn_query(conn, work_sql, 5, params, &result, err);
+    if (rc == 0) {
+        walk->done += strtoull(PQcmdTuples(result), NULL, 10);
+        walk->seen += strtoull(PQgetvalue(page, 0, 2), NULL, 10);
+        PQclear(result);
+        snprintf(walk->user_id, sizeof walk->user_id, "%s", params[2]);
+        snprintf(walk->id, sizeof walk->id, "%s", params[3]);
+    }
+    PQclear(page);
+    return rc;
+}
+
+int pgmodels_fill(PGconn *conn, const struct embedding_model *model, struct pgmodels_walk *walk,
+                  struct pg_error *err)
+{
+    char text[16];
+    int16_t model_id;
+
+    if (current_id(conn, model, &model_id, err) != 0)
+        return -1;
+    snprintf(text, sizeof text, "%d", model_id);
+    return next_slice(conn, conversations_page_sql, fill_sql, text, walk, err);
+}
+
+int pgmodels_drop(PGconn *conn, int64_t model_id, struct pgmodels_walk *walk, struct pg_error *err)
+{
+    const char *const last[] = {drop_backlog_sql, drop_model_sql};
+    char text[24];
+    const char *params[] = {text};
+    PGresult *result;
+
+    snprintf(text, sizeof text, "%" PRId64, model_id);
+    if (next_slice(conn, vectors_page_sql, drop_sql, text, walk, err) != 0)
+        return -1;
+    for (size_t i = 0; walk->over && i < sizeof last / sizeof last[0]; i++) {
+        if (pgconn_query(conn, last[i], 1, params, &result, err) != 0)
+            return -1;
+        PQclear(result);
+    }
+    return 0;
+}

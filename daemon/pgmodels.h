@@ -1,0 +1,54 @@
+/* convstore.embedding_models in SQL: which models there are, filling in one, dropping one. On the
+ * thread that owns the connection, outside any transaction. All return 0; or -1 with *err. */
+#ifndef DAEMON_PGMODELS_H
+#define DAEMON_PGMODELS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "daemon/pgconn.h"
+#include "daemon/pgwriter.h"
+
+/* The columns of the list, in text form. */
+enum pgmodels_column {
+    PGMODELS_ID,
+    PGMODELS_PROVIDER,
+    PGMODELS_MODEL,
+    PGMODELS_DIMENSION,
+    PGMODELS_PREFIX,
+    PGMODELS_SOURCE,
+    PGMODELS_STORAGE,
+    PGMODELS_VECTORS,
+    PGMODELS_BACKLOG,
+    PGMODELS_CURRENT, /* "t": the one that this daemon makes vectors with */
+    PGMODELS_COLUMNS,
+};
+
+/* PQclear(*ret) is the caller's. */
+int pgmodels_list(PGconn *conn, const struct embedding_model *current, PGresult **ret,
+                  struct pg_error *err) __attribute__((warn_unused_result));
+
+/* A walk over all conversations, or all vectors, in the order of their keys. Set to zero it is at
+ * the begin. */
+struct pgmodels_walk {
+    char user_id[257];
+    char id[37];
+    bool over;     /* out */
+    uint64_t seen; /* out: conversations that were looked at */
+    uint64_t done; /* out: put into the backlog, or vectors removed */
+};
+
+/* Puts the conversations of the next slice that have no vector of this model into the backlog. */
+int pgmodels_fill(PGconn *conn, const struct embedding_model *model, struct pgmodels_walk *walk,
+                  struct pg_error *err) __attribute__((warn_unused_result));
+
+/* Whether there is such a model, and whether it is the current one. */
+int pgmodels_find(PGconn *conn, int64_t model_id, const struct embedding_model *current,
+                  bool *ret_exists, bool *ret_current, struct pg_error *err)
+    __attribute__((warn_unused_result));
+
+/* Removes the model's vectors in the next slice; with the last, its backlog and itself. */
+int pgmodels_drop(PGconn *conn, int64_t model_id, struct pgmodels_walk *walk, struct pg_error *err)
+    __attribute__((warn_unused_result));
+
+#endif
