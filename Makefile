@@ -124,7 +124,7 @@ asan: deps
 	@$(MAKE) --no-print-directory -j$(JOBS) BUILD=build/asan CC=clang OPT="-O1 -g -fno-omit-frame-pointer" \
 	  SAN="-fsanitize=address,undefined -fno-sanitize-recover=undefined" check
 tsan: deps
-	@$(MAKE) --no-print-directory -j$(JOBS) BUILD=build/tsan CC=clang OPT="-O1 -g -fno-omit-frame-pointer" \
+	@TSAN_OPTIONS=suppressions=$(CURDIR)/tests/setup/tsan.supp $(MAKE) --no-print-directory -j$(JOBS) BUILD=build/tsan CC=clang OPT="-O1 -g -fno-omit-frame-pointer" \
 	  SAN=-fsanitize=thread check
 
 # Each parser's fuzz target, FUZZ_SECONDS long. The corpus stays and grows in $(BUILD)/fuzz.
