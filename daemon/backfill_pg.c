@@ -481,5 +481,7 @@ int32_t backfill_later_ms(int error, int32_t attempts)
 
     for (int32_t i = 0; i < attempts && ms < cap; i++)
         ms *= error == -EAGAIN ? 2 : 3;
-    return (int32_t)(ms < cap ? ms : cap);
+    if (ms > cap)
+        ms = cap;
+    return (int32_t)(ms / 2 + random() % (ms / 2 + 1));
 }

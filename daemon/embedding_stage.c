@@ -1,15 +1,10 @@
-/* Orders of texts, and the requests that answer them. Owns the embed workers, the cache, the
- * flights and one timer; lives on the loop thread.
+/* Orders of texts, and the start and end of the stage; embedding_request.c has the requests. Owns
+ * the embed workers, the cache, the flights and one timer; lives on the loop thread.
  *
  * The one hard thing: orders and requests do not match one to one. A text that two orders want is
  * in one flight with two waiters; a request carries flights of many orders; an order may give up
  * (deadline, cancel) while its flights go on. So an item hangs in its flight's list of waiters by a
  * link that it can undo alone, and a flight does not mind losing all its waiters.
- *
- * A request goes out as soon as a worker is free, with all that is queued by then: one batch's
- * misses go together, and behind a slow embedder requests fill up by themselves. When it fails, its
- * flights go back to the queue's head, for another URL or a later time; who need not hope, as the
- * breakers stand, is told at once and does not wait for his deadline.
  *
  * Invariants: an item is linked exactly while it is not settled; an order is in the waiting list
  * while waiting > 0, then in the ready list until on_done, both sorted by due_ms; requests under
@@ -24,39 +19,9 @@
 #include <string.h>
 
 #include "daemon/embedding_cache_file.h"
-#include "daemon/embedding_flight.h"
-#include "daemon/embedding_job.h"
-#include "daemon/handoff.h"
+#include "daemon/embedding_stage_internal.h"
 
 #define SELFTEST_WAIT_MS 250
-#define BUILTIN_THREADS_MAX 2 /* they compete with the loop for the processor */
-
-struct order_list {
-    struct embedding_order *head, *tail;
-    size_t count;
-};
-
-struct embedding_stage {
-    uv_timer_t timer;
-    const struct config *config;
-    struct embedding_model model;
-    struct embedding_key model_key;
-    struct embedding_stage_hooks hooks;
-    struct embedding_cache *cache;
-    struct embedding_cache_file *cache_file; /* NULL: not kept */
-    struct flights *flights;
-    struct handoff *pool; /* NULL: provider "none" */
-    struct embed_worker *workers;
-    unsigned worker_count;
-    struct endpoints endpoints;
-    bool selftests; /* they are made */
-    struct order_list waiting, ready;
-    struct embedding_stage_stats stats;
-    bool closing;
-    unsigned open_handles; /* the timer and the pool */
-    void (*on_closed)(void *);
-    void *on_closed_context;
-};
 
 /* Orders */
 
@@ -95,7 +60,8 @@ static void list_remove(struct order_list *list, struct embedding_order *order)
     list->count--;
 }
 
-static void order_set_state(struct embedding_stage *s, struct embedding_order *order, int state)
+void embedding_stage_set_order_state(struct embedding_stage *s, struct embedding_order *order,
+                                     int state)
 {
     if (order->state == ORDER_WAITING)
         list_remove(&s->waiting, order);
@@ -117,7 +83,7 @@ static void item_link(struct embedding_item *item, struct flight *flight)
     flight->waiters = item;
 }
 
-static void item_unlink(struct embedding_item *item)
+void embedding_stage_unlink_item(struct embedding_item *item)
 {
     *item->link = item->next_waiter;
     if (item->next_waiter != NULL)
@@ -131,7 +97,7 @@ static void order_give_up(struct embedding_order *order)
     for (size_t i = 0; i < order->count && order->waiting > 0; i++) {
         if (order->items[i].link == NULL)
             continue;
-        item_unlink(&order->items[i]);
+        embedding_stage_unlink_item(&order->items[i]);
         order->items[i].error = -EAGAIN;
         order->waiting--;
     }
@@ -140,7 +106,7 @@ static void order_give_up(struct embedding_order *order)
 
 static void on_timer(uv_timer_t *timer);
 
-static uint64_t next_chance_ms(const struct embedding_stage *s)
+uint64_t embedding_stage_next_chance_ms(const struct embedding_stage *s)
 {
     return endpoints_next_ms(&s->endpoints, uv_now(s->timer.loop), s->config->embedding.timeout_ms);
 }
@@ -149,7 +115,7 @@ static uint64_t next_chance_ms(const struct embedding_stage *s)
 static uint64_t next_work_ms(const struct embedding_stage *s, uint64_t now)
 {
     uint64_t at = s->waiting.head != NULL ? s->waiting.head->due_ms : UINT64_MAX;
-    uint64_t chance = next_chance_ms(s);
+    uint64_t chance = embedding_stage_next_chance_ms(s);
 
     if (s->ready.head != NULL)
         return now;
@@ -178,18 +144,16 @@ static void arm_timer(struct embedding_stage *s)
 
 /* Runs on_done of those that are ready now; those that become ready meanwhile wait for the timer,
  * so that an on_done that wants again cannot keep the loop here. */
-static void deliver(struct embedding_stage *s)
+void embedding_stage_deliver(struct embedding_stage *s)
 {
     for (size_t n = s->ready.count; n > 0 && s->ready.head != NULL; n--) {
         struct embedding_order *order = s->ready.head;
 
-        order_set_state(s, order, ORDER_IDLE);
+        embedding_stage_set_order_state(s, order, ORDER_IDLE);
         order->on_done(order); /* the order belongs to its owner again */
     }
     arm_timer(s);
 }
-
-static void dispatch(struct embedding_stage *s);
 
 static void on_timer(uv_timer_t *timer)
 {
@@ -199,244 +163,14 @@ static void on_timer(uv_timer_t *timer)
         struct embedding_order *order = s->waiting.head;
 
         order_give_up(order);
-        order_set_state(s, order, ORDER_READY);
+        embedding_stage_set_order_state(s, order, ORDER_READY);
     }
     if (s->pool != NULL)
-        dispatch(s);
-    deliver(s);
-}
-
-/* Requests */
-
-static void settle_flight(struct embedding_stage *s, struct flight *flight, struct vector *vector,
-                          int error)
-{
-    if (vector != NULL) {
-        embedding_cache_put(s->cache, flight->key, vector);
-        s->stats.late += flight->waiters == NULL;
-    }
-    while (flight->waiters != NULL) {
-        struct embedding_item *item = flight->waiters;
-
-        item_unlink(item);
-        item->vector = vector != NULL ? vector_hold(vector) : NULL;
-        item->error = error;
-        if (--item->order->waiting == 0)
-            order_set_state(s, item->order, ORDER_READY);
-    }
-    flights_end(s->flights, flight);
-}
-
-/* Settles the items that wait in the queue for a server that is down. */
-static void give_up_hopeless(struct embedding_stage *s)
-{
-    uint64_t chance = next_chance_ms(s);
-    bool all_open = endpoints_all_open(&s->endpoints);
-
-    if (chance <= uv_now(s->timer.loop))
-        return;
-    for (struct flight *f = flights_first(s->flights); f != NULL; f = f->next) {
-        struct embedding_item *next;
-
-        for (struct embedding_item *item = f->waiters; item != NULL; item = next) {
-            next = item->next_waiter;
-            if (item->order->due_ms >= chance && (!all_open || item->order->patient))
-                continue;
-            item_unlink(item);
-            item->error = -EAGAIN;
-            if (--item->order->waiting == 0)
-                order_set_state(s, item->order, ORDER_READY);
-        }
-    }
-    flights_sweep(s->flights);
-}
-
-/* One request to an endpoint that allows it. */
-static void send_request(struct embedding_stage *s, struct endpoint *endpoint)
-{
-    struct embed_job *job;
-    struct flight *flight;
-    int rc = embed_job_new(s->flights, s->config->embedding.request_inputs,
-                           s->config->embedding.request_bytes, s->model.prefix, s->model.dimension,
-                           &job);
-
-    if (rc == 0 && job != NULL) {
-        job->endpoint = (unsigned)(endpoint - s->endpoints.list);
-        job->begun_ms = uv_now(s->timer.loop);
-        handoff_submit(s->pool, &job->job);
-        return;
-    }
-    endpoint_take_back(endpoint);
-    if (rc != 0 && flights_take(s->flights, 1, 0, &flight) == 1)
-        settle_flight(s, flight, NULL, -EAGAIN); /* no memory: each round ends with one less */
-}
-
-/* A server's first request, before it has any text of ours; made again until it answers. */
-static void send_selftest(struct embedding_stage *s)
-{
-    struct endpoint *endpoint;
-    struct embed_job *job;
-
-    if (!s->selftests || s->closing || handoff_in_flight(s->pool) >= s->worker_count)
-        return;
-    endpoint = endpoints_begin_selftest(&s->endpoints, uv_now(s->timer.loop));
-    if (endpoint == NULL)
-        return;
-    job = embed_job_new_selftest(s->model.prefix, s->model.dimension);
-    if (job == NULL) {
-        endpoint->selftest_under_way = false;
-        endpoint_take_back(endpoint);
-        return;
-    }
-    job->endpoint = (unsigned)(endpoint - s->endpoints.list);
-    job->begun_ms = uv_now(s->timer.loop);
-    handoff_submit(s->pool, &job->job);
-}
-
-/* Gives each free worker a request while there is something to ask for and somebody to ask. */
-static void dispatch(struct embedding_stage *s)
-{
-    send_selftest(s);
-    while (!s->closing && flights_queued(s->flights) > 0 &&
-           handoff_in_flight(s->pool) < s->worker_count) {
-        struct endpoint *endpoint = endpoints_begin(&s->endpoints, uv_now(s->timer.loop));
-
-        if (endpoint == NULL)
-            break;
-        send_request(s, endpoint);
-    }
-    give_up_hopeless(s);
-}
-
-static void update_state(struct embedding_stage *s, const char *error)
-{
-    enum embedding_state state =
-        endpoints_all_failing(&s->endpoints) ? EMBEDDING_FAILING : EMBEDDING_OK;
-
-    if (error[0] != '\0')
-        snprintf(s->stats.last_error, sizeof s->stats.last_error, "%s", error);
-    if (s->stats.state == state)
-        return;
-    s->stats.state = state;
-    if (s->hooks.on_state != NULL)
-        s->hooks.on_state(s->hooks.context, state,
-                          state == EMBEDDING_OK ? "" : s->stats.last_error);
-}
-
-/* Settles the flights that have their answer; the others go back to the queue, whose last waiter
- * decides when to give up. Their number. */
-static size_t settle_job(struct embedding_stage *s, struct embed_job *job)
-{
-    const struct embed_request *request = &job->request;
-    size_t left = 0;
-
-    for (size_t i = 0; i < request->count; i++) {
-        struct flight *flight = job->flights[i];
-        int error = request->outcome == EMBED_DONE ? request->inputs[i].error : -EAGAIN;
-
-        if (error == -EAGAIN) {
-            flight->crashed |= request->crashed;
-            job->flights[left++] = flight;
-            continue;
-        }
-        s->stats.refused += error != 0;
-        settle_flight(s, flight, error == 0 ? job->vectors[i] : NULL, error);
-    }
-    flights_put_back(s->flights, job->flights, left);
-    return left;
-}
-
-static enum breaker_event event_of(const struct embed_request *request, size_t left)
-{
-    switch (request->outcome) {
-    case EMBED_DONE:
-        return left == 0 ? BREAKER_ANSWERED : BREAKER_FAILED;
-    case EMBED_TRANSIENT:
-        return BREAKER_FAILED;
-    case EMBED_LIMITED:
-        return BREAKER_LIMITED;
-    case EMBED_CONFIG:
-        return BREAKER_REFUSED;
-    }
-    abort();
-}
-
-static void on_selftest_done(struct embedding_stage *s, const struct embed_job *job)
-{
-    struct endpoint *endpoint = &s->endpoints.list[job->endpoint];
-
-    endpoint->selftest = job->selftest;
-    endpoint->selftest_under_way = false;
-    if (s->hooks.on_selftest != NULL)
-        s->hooks.on_selftest(s->hooks.context, endpoint);
-}
-
-/* A request came back. */
-static void on_job_done(void *owner, struct handoff_job *handoff_job)
-{
-    struct embedding_stage *s = owner;
-    struct embed_job *job = (struct embed_job *)handoff_job;
-    struct embed_request *request = &job->request;
-    size_t left = settle_job(s, job);
-    enum breaker_event event = event_of(request, left);
-
-    s->stats.requests++;
-    s->stats.failures += event != BREAKER_ANSWERED;
-    s->stats.inputs += request->count;
-    endpoint_settle(&s->endpoints.list[job->endpoint], event, request->retry_after_ms,
-                    event != BREAKER_ANSWERED ? request->error : "", job->begun_ms,
-                    uv_now(s->timer.loop));
-    update_state(s, event != BREAKER_ANSWERED ? request->error : "");
-    if (job->is_selftest)
-        on_selftest_done(s, job);
-    else if (s->hooks.on_request_done != NULL)
-        s->hooks.on_request_done(s->hooks.context, job->duration_ns, request->count,
-                                 event == BREAKER_ANSWERED);
-    embed_job_free(job);
-    if (s->closing)
-        return;
-    dispatch(s);
-    deliver(s);
-}
-
-/* The worker's side */
-
-static void *worker_start(void *owner, unsigned index)
-{
-    struct embedding_stage *s = owner;
-
-    return &s->workers[index];
-}
-
-static void worker_stop(void *owner, void *state)
-{
-    (void)owner;
-    embed_worker_done(state);
-}
-
-static void worker_run(void *state, struct handoff_job *job)
-{
-    embed_worker_run(state, (struct embed_job *)job);
+        embedding_stage_dispatch(s);
+    embedding_stage_deliver(s);
 }
 
 /* The stage */
-
-static int start_pool(struct embedding_stage *s)
-{
-    static const struct handoff_ops ops = {worker_start, worker_stop, worker_run, on_job_done};
-    unsigned count = (unsigned)s->config->embedding.max_in_flight;
-
-    if (strcmp(s->model.provider, "builtin") == 0 && count > BUILTIN_THREADS_MAX)
-        count = BUILTIN_THREADS_MAX;
-    s->workers = calloc(count, sizeof s->workers[0]);
-    if (s->workers == NULL)
-        return -ENOMEM;
-    for (unsigned i = 0; i < count; i++)
-        s->workers[i] = (struct embed_worker){
-            .config = s->config, .embedder_new = s->hooks.embedder_new, .urls = s->endpoints.urls};
-    s->worker_count = count;
-    return handoff_start(s->timer.loop, "embed", &ops, s, count, &s->pool);
-}
 
 static void say_cache_file(struct embedding_stage *s, const char *what, int error, const char *text)
 {
@@ -544,7 +278,7 @@ int embedding_stage_start(uv_loop_t *loop, const struct config *config,
     s->timer.data = s;
     s->open_handles = 1;
     if (model->dimension > 0) {
-        rc = start_pool(s);
+        rc = embedding_stage_start_pool(s);
         if (rc == 0)
             rc = start_cache_file(s);
         if (rc != 0) {
@@ -553,7 +287,7 @@ int embedding_stage_start(uv_loop_t *loop, const struct config *config,
         }
         s->stats.state = EMBEDDING_OK;
         s->selftests = config->embedding.self_test && strcmp(model->provider, "builtin") != 0;
-        dispatch(s);
+        embedding_stage_dispatch(s);
         arm_timer(s);
     }
     *ret = s;
@@ -599,9 +333,9 @@ void embedding_stage_want(struct embedding_stage *s, struct embedding_order *ord
         order->items[i].link = NULL;
         want_item(s, &order->items[i]);
     }
-    order_set_state(s, order, order->waiting > 0 ? ORDER_WAITING : ORDER_READY);
+    embedding_stage_set_order_state(s, order, order->waiting > 0 ? ORDER_WAITING : ORDER_READY);
     if (s->pool != NULL)
-        dispatch(s);
+        embedding_stage_dispatch(s);
     arm_timer(s);
 }
 
@@ -609,14 +343,14 @@ void embedding_stage_cancel(struct embedding_stage *s, struct embedding_order *o
 {
     assert(order->state != ORDER_IDLE);
     order_give_up(order);
-    order_set_state(s, order, ORDER_IDLE);
+    embedding_stage_set_order_state(s, order, ORDER_IDLE);
     if (!s->closing)
         arm_timer(s);
 }
 
 bool embedding_stage_is_ready(const struct embedding_stage *s)
 {
-    return s->pool != NULL && next_chance_ms(s) <= uv_now(s->timer.loop);
+    return s->pool != NULL && embedding_stage_next_chance_ms(s) <= uv_now(s->timer.loop);
 }
 
 size_t embedding_stage_pending(const struct embedding_stage *s)

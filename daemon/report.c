@@ -178,6 +178,13 @@ static const char *embedding_state_text(enum embedding_state state)
     abort();
 }
 
+static struct backfill_status status_of_backfill(const struct server *server)
+{
+    if (server->backfill == NULL)
+        return (struct backfill_status){.backlog = 0};
+    return backfill_status(server->backfill);
+}
+
 static void pack_selftest(msgpack_packer *pk, const struct embedding_selftest *selftest)
 {
     pack_str(pk, "self_test");
@@ -209,13 +216,17 @@ static void pack_endpoints(msgpack_packer *pk, const struct endpoints *endpoints
 static void pack_embedding(msgpack_packer *pk, const struct server *server,
                            const struct embedding_stage_stats *embedding)
 {
+    struct backfill_status backfill = status_of_backfill(server);
+
     pack_str(pk, "embedding");
-    msgpack_pack_map(pk, 6);
+    msgpack_pack_map(pk, 8);
     pack_text(pk, "provider", server->config->embedding.provider);
     pack_text(pk, "state", embedding_state_text(embedding->state));
     pack_text(pk, "last_error", embedding->last_error);
     pack_number(pk, "requests", embedding->requests);
     pack_number(pk, "inputs", embedding->inputs);
+    pack_number(pk, "filled_in_later", backfill.filled);
+    pack_number(pk, "put_off", backfill.put_off);
     pack_endpoints(pk, embedding->endpoints);
 }
 
@@ -253,8 +264,7 @@ static void pack_counters(msgpack_packer *pk, const struct server *server, uint6
     pack_number(pk, "duplicates", stats->duplicates);
     pack_number(pk, "replayed", stats->replayed);
     pack_number(pk, "rejected", stats->rejected);
-    pack_number(pk, "embedding_backlog",
-                server->backfill != NULL ? backfill_status(server->backfill).backlog : 0);
+    pack_number(pk, "embedding_backlog", status_of_backfill(server).backlog);
     pack_number(pk, "oldest_queued_ms", age_ms(oldest_us(batcher, journal)));
 }
 

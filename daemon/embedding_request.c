@@ -1,0 +1,244 @@
+/* Requests to the embedding servers: which texts go to whom, and what their answers mean for those
+ * who wait. Part of the embedding stage (embedding_stage.c has its invariants); loop thread, but
+ * for the three functions of the workers.
+ *
+ * A request goes out as soon as a worker is free, with all that is queued by then: one batch's
+ * misses go together, and behind a slow embedder requests fill up by themselves. When it fails, its
+ * flights go back to the queue's head, for another URL or a later time; who need not hope, as the
+ * breakers stand, is told at once and does not wait for his deadline. */
+#include <assert.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "daemon/embedding_stage_internal.h"
+
+#define BUILTIN_THREADS_MAX 2 /* they compete with the loop for the processor */
+
+static void settle_flight(struct embedding_stage *s, struct flight *flight, struct vector *vector,
+                          int error)
+{
+    if (vector != NULL) {
+        embedding_cache_put(s->cache, flight->key, vector);
+        s->stats.late += flight->waiters == NULL;
+    }
+    while (flight->waiters != NULL) {
+        struct embedding_item *item = flight->waiters;
+
+        embedding_stage_unlink_item(item);
+        item->vector = vector != NULL ? vector_hold(vector) : NULL;
+        item->error = error;
+        if (--item->order->waiting == 0)
+            embedding_stage_set_order_state(s, item->order, ORDER_READY);
+    }
+    flights_end(s->flights, flight);
+}
+
+/* Settles the items that wait in the queue for a server that is down. */
+static void give_up_hopeless(struct embedding_stage *s)
+{
+    uint64_t chance = embedding_stage_next_chance_ms(s);
+    bool all_open = endpoints_all_open(&s->endpoints);
+
+    if (chance <= uv_now(s->timer.loop))
+        return;
+    for (struct flight *f = flights_first(s->flights); f != NULL; f = f->next) {
+        struct embedding_item *next;
+
+        for (struct embedding_item *item = f->waiters; item != NULL; item = next) {
+            next = item->next_waiter;
+            if (item->order->due_ms >= chance && (!all_open || item->order->patient))
+                continue;
+            embedding_stage_unlink_item(item);
+            item->error = -EAGAIN;
+            if (--item->order->waiting == 0)
+                embedding_stage_set_order_state(s, item->order, ORDER_READY);
+        }
+    }
+    flights_sweep(s->flights);
+}
+
+/* One request to an endpoint that allows it. */
+static void send_request(struct embedding_stage *s, struct endpoint *endpoint)
+{
+    struct embed_job *job;
+    struct flight *flight;
+    int rc = embed_job_new(s->flights, s->config->embedding.request_inputs,
+                           s->config->embedding.request_bytes, s->model.prefix, s->model.dimension,
+                           &job);
+
+    if (rc == 0 && job != NULL) {
+        job->endpoint = (unsigned)(endpoint - s->endpoints.list);
+        job->begun_ms = uv_now(s->timer.loop);
+        handoff_submit(s->pool, &job->job);
+        return;
+    }
+    endpoint_take_back(endpoint);
+    if (rc != 0 && flights_take(s->flights, 1, 0, &flight) == 1)
+        settle_flight(s, flight, NULL, -EAGAIN); /* no memory: each round ends with one less */
+}
+
+/* A server's first request, before it has any text of ours; made again until it answers. */
+static void send_selftest(struct embedding_stage *s)
+{
+    struct endpoint *endpoint;
+    struct embed_job *job;
+
+    if (!s->selftests || s->closing || handoff_in_flight(s->pool) >= s->worker_count)
+        return;
+    endpoint = endpoints_begin_selftest(&s->endpoints, uv_now(s->timer.loop));
+    if (endpoint == NULL)
+        return;
+    job = embed_job_new_selftest(s->model.prefix, s->model.dimension);
+    if (job == NULL) {
+        endpoint->selftest_under_way = false;
+        endpoint_take_back(endpoint);
+        return;
+    }
+    job->endpoint = (unsigned)(endpoint - s->endpoints.list);
+    job->begun_ms = uv_now(s->timer.loop);
+    handoff_submit(s->pool, &job->job);
+}
+
+void embedding_stage_dispatch(struct embedding_stage *s)
+{
+    send_selftest(s);
+    while (!s->closing && flights_queued(s->flights) > 0 &&
+           handoff_in_flight(s->pool) < s->worker_count) {
+        struct endpoint *endpoint = endpoints_begin(&s->endpoints, uv_now(s->timer.loop));
+
+        if (endpoint == NULL)
+            break;
+        send_request(s, endpoint);
+    }
+    give_up_hopeless(s);
+}
+
+static void update_state(struct embedding_stage *s, const char *error)
+{
+    enum embedding_state state =
+        endpoints_all_failing(&s->endpoints) ? EMBEDDING_FAILING : EMBEDDING_OK;
+
+    if (error[0] != '\0')
+        snprintf(s->stats.last_error, sizeof s->stats.last_error, "%s", error);
+    if (s->stats.state == state)
+        return;
+    s->stats.state = state;
+    if (s->hooks.on_state != NULL)
+        s->hooks.on_state(s->hooks.context, state,
+                          state == EMBEDDING_OK ? "" : s->stats.last_error);
+}
+
+/* Settles the flights that have their answer; the others go back to the queue, whose last waiter
+ * decides when to give up. Their number. */
+static size_t settle_job(struct embedding_stage *s, struct embed_job *job)
+{
+    const struct embed_request *request = &job->request;
+    size_t left = 0;
+
+    for (size_t i = 0; i < request->count; i++) {
+        struct flight *flight = job->flights[i];
+        int error = request->outcome == EMBED_DONE ? request->inputs[i].error : -EAGAIN;
+
+        if (error == -EAGAIN) {
+            flight->crashed |= request->crashed;
+            job->flights[left++] = flight;
+            continue;
+        }
+        s->stats.refused += error != 0;
+        settle_flight(s, flight, error == 0 ? job->vectors[i] : NULL, error);
+    }
+    flights_put_back(s->flights, job->flights, left);
+    return left;
+}
+
+static enum breaker_event event_of(const struct embed_request *request, size_t left)
+{
+    switch (request->outcome) {
+    case EMBED_DONE:
+        return left == 0 ? BREAKER_ANSWERED : BREAKER_FAILED;
+    case EMBED_TRANSIENT:
+        return BREAKER_FAILED;
+    case EMBED_LIMITED:
+        return BREAKER_LIMITED;
+    case EMBED_CONFIG:
+        return BREAKER_REFUSED;
+    }
+    abort();
+}
+
+static void on_selftest_done(struct embedding_stage *s, const struct embed_job *job)
+{
+    struct endpoint *endpoint = &s->endpoints.list[job->endpoint];
+
+    endpoint->selftest = job->selftest;
+    endpoint->selftest_under_way = false;
+    if (s->hooks.on_selftest != NULL)
+        s->hooks.on_selftest(s->hooks.context, endpoint);
+}
+
+/* A request came back. */
+static void on_job_done(void *owner, struct handoff_job *handoff_job)
+{
+    struct embedding_stage *s = owner;
+    struct embed_job *job = (struct embed_job *)handoff_job;
+    struct embed_request *request = &job->request;
+    size_t left = settle_job(s, job);
+    enum breaker_event event = event_of(request, left);
+
+    s->stats.requests++;
+    s->stats.failures += event != BREAKER_ANSWERED;
+    s->stats.inputs += request->count;
+    endpoint_settle(&s->endpoints.list[job->endpoint], event, request->retry_after_ms,
+                    event != BREAKER_ANSWERED ? request->error : "", job->begun_ms,
+                    uv_now(s->timer.loop));
+    update_state(s, event != BREAKER_ANSWERED ? request->error : "");
+    if (job->is_selftest)
+        on_selftest_done(s, job);
+    else if (s->hooks.on_request_done != NULL)
+        s->hooks.on_request_done(s->hooks.context, job->duration_ns, request->count,
+                                 event == BREAKER_ANSWERED);
+    embed_job_free(job);
+    if (s->closing)
+        return;
+    embedding_stage_dispatch(s);
+    embedding_stage_deliver(s);
+}
+
+/* The worker's side */
+
+static void *worker_start(void *owner, unsigned index)
+{
+    struct embedding_stage *s = owner;
+
+    return &s->workers[index];
+}
+
+static void worker_stop(void *owner, void *state)
+{
+    (void)owner;
+    embed_worker_done(state);
+}
+
+static void worker_run(void *state, struct handoff_job *job)
+{
+    embed_worker_run(state, (struct embed_job *)job);
+}
+
+int embedding_stage_start_pool(struct embedding_stage *s)
+{
+    static const struct handoff_ops ops = {worker_start, worker_stop, worker_run, on_job_done};
+    unsigned count = (unsigned)s->config->embedding.max_in_flight;
+
+    if (strcmp(s->model.provider, "builtin") == 0 && count > BUILTIN_THREADS_MAX)
+        count = BUILTIN_THREADS_MAX;
+    s->workers = calloc(count, sizeof s->workers[0]);
+    if (s->workers == NULL)
+        return -ENOMEM;
+    for (unsigned i = 0; i < count; i++)
+        s->workers[i] = (struct embed_worker){
+            .config = s->config, .embedder_new = s->hooks.embedder_new, .urls = s->endpoints.urls};
+    s->worker_count = count;
+    return handoff_start(s->timer.loop, "embed", &ops, s, count, &s->pool);
+}
