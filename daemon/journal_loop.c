@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "daemon/handoff.h"
+#include "daemon/latency.h"
 #include "daemon/journal_private.h"
 #include "daemon/log.h"
 
@@ -27,6 +28,15 @@ struct journal_loop {
     void *owner;
     void (*on_closed)(void *owner);
 };
+
+/* All services wait for this thread. */
+static void *start_sync_thread(void *owner, unsigned index)
+{
+    (void)owner;
+    (void)index;
+    latency_take_short_turns();
+    return NULL;
+}
 
 static void run_group(void *state, struct handoff_job *job)
 {
@@ -94,7 +104,8 @@ static void on_handle_closed(uv_handle_t *handle)
 
 static int start_threads(struct journal_loop *l, uv_loop_t *loop)
 {
-    static const struct handoff_ops group_ops = {.run = run_group, .done = group_done};
+    static const struct handoff_ops group_ops = {
+        .thread_start = start_sync_thread, .run = run_group, .done = group_done};
     static const struct handoff_ops work_ops = {.run = run_work, .done = work_done};
     int rc = handoff_start(loop, "journal-sync", &group_ops, l, 1, &l->groups);
 

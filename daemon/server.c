@@ -17,6 +17,7 @@
 #include "daemon/drain.h"
 #include "daemon/embedding_model.h"
 #include "daemon/journal.h"
+#include "daemon/latency.h"
 #include "daemon/listener.h"
 #include "daemon/log.h"
 #include "daemon/queries.h"
@@ -456,7 +457,8 @@ int server_start(struct server *server, uv_loop_t *loop, const struct config *co
     drain_start(server);
     if (start_listeners(server, ret_error) != 0)
         return -1;
-    offer_room(server); /* what recovery found comes first */
+    latency_take_short_turns(); /* after the workers' start: theirs are long */
+    offer_room(server);         /* what recovery found comes first */
     log_info("server.start version=%s socket=%s control_socket=%s provider=%s durability=%s",
              CONVSTORE_VERSION, config->listen.socket, config->listen.control_socket,
              config->embedding.provider, config->journal.durability);
