@@ -264,12 +264,15 @@ int ledger_recover(struct ledger *l, uint64_t seq)
             ledger_add(l, seq, PLACE_DISK);
         return rc;
     }
-    if (ledger_place(l, seq, NULL) == PLACE_DONE)
-        return 0;
     rc = ledger_reserve(l, 1, 0, 1);
-    if (rc == 0)
-        ledger_move(l, seq, 0);
-    return rc;
+    if (rc != 0)
+        return rc;
+    /* Only what is not done is copied, so the note is older than a replay, whose own note may have
+     * gone with its segment while this one's file is still there. */
+    if (ledger_place(l, seq, NULL) == PLACE_DONE)
+        ledger_set(l, seq, PLACE_DISK, 0);
+    ledger_move(l, seq, 0);
+    return 0;
 }
 
 void ledger_each(const struct ledger *l, const struct ledger_segment *segment,

@@ -63,8 +63,8 @@ int ledger_reserve(struct ledger *l, uint64_t first, uint64_t last, size_t moves
 /* A new number, higher than all before, in the youngest segment. */
 void ledger_add(struct ledger *l, uint64_t seq, enum record_place place);
 
-/* A record found by recovery in the youngest segment: a new number or a copy of an older one. 0 or
- * -ENOMEM. */
+/* A record found by recovery in the youngest segment: a new number, or a copy of an older one that
+ * was not done when it was copied, whatever older notes say. 0 or -ENOMEM. */
 int ledger_recover(struct ledger *l, uint64_t seq) __attribute__((warn_unused_result));
 
 /* The youngest segment is now the home of seq, which keeps its place; what was not known is on disk

@@ -97,8 +97,9 @@ class Journal:
         found, done, home = {}, set(), {}
         for segment in sound:
             for kind, flags, seq, _arrived, payload in segment.records:
-                if kind == CONVERSATION and seq not in done:
+                if kind == CONVERSATION:
                     found[seq], home[seq] = payload, segment.index
+                    done.discard(seq)
                 elif kind == DONE:
                     for at in range(0, len(payload), 16):
                         first, count, _zero = struct.unpack_from("<QII", payload, at)

@@ -296,48 +296,6 @@ static void test_stuck_record_moves(void **state)
     world_done(&w);
 }
 
-/* Goal of this test: done segments stay for retain_ms and can be replayed whole; a crash right
- * after does not undo the replay; room for new records goes before retention. */
-static void test_retain_and_replay(void **state)
-{
-    struct journal_config config = small;
-    uint32_t count;
-
-    (void)state;
-    config.max_bytes = 8 * SEGMENT_BYTES;
-    config.retain_ms = 60000;
-    begin(&config);
-    append(20, 800);
-    world_settle(&w);
-    append(1, 100);
-    world_settle(&w);
-    commit_all();
-    world_settle(&w);
-    count = w.count;
-    assert_true(w.journal->ledger.count >= 2); /* kept */
-    assert_int_equal(journal_replay_done(w.journal), count);
-    world_settle(&w);
-    for (uint32_t n = 1; n <= count; n++)
-        assert_int_equal(w.in_memory[n], 1);
-    world_abandon(&w);
-    assert_int_equal(world_open(&w), 0);
-    assert_int_equal(w.journal->recovered, count);
-    world_room(&w, 1000);
-    world_settle(&w);
-    commit_all();
-    world_settle(&w);
-    w.disk->now_us += 61000000;
-    world_settle(&w);
-    assert_int_equal(w.journal->ledger.count, 1);
-    for (int i = 0; i < 100; i++) { /* more than max_bytes, all done at once: retention gives way */
-        append(1, 1000);
-        world_settle(&w);
-        commit_all();
-        world_settle(&w);
-    }
-    world_done(&w);
-}
-
 /* Goal of this test: verify says what is there, of a sound journal and of a damaged one, and
  * touches nothing. */
 static void test_verify(void **state)
@@ -552,7 +510,6 @@ int main(void)
         cmocka_unit_test(test_failure_beside_a_group),
         cmocka_unit_test(test_notes_shorten_the_replay),
         cmocka_unit_test(test_stuck_record_moves),
-        cmocka_unit_test(test_retain_and_replay),
         cmocka_unit_test(test_verify),
         cmocka_unit_test(test_bad_configuration),
         cmocka_unit_test(test_real_threads),
