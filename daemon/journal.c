@@ -62,7 +62,6 @@ int journal_append(struct journal *j, struct conversation *c)
     assert(c->seq == 0);
     if (bytes > j->config.segment_bytes - SEGMENT_DATA - JOURNAL_TAIL_BYTES)
         return -EMSGSIZE;
-    j->full = rc == -EDQUOT || rc == -ENOSPC;
     if (rc != 0)
         return rc;
     c->seq = j->next_seq++;
@@ -299,7 +298,7 @@ void journal_stats(const struct journal *j, struct journal_stats *ret)
         .damage_count = j->damages.kept,
         .probe_p50_ns = j->probe_p50_ns,
         .probe_p99_ns = j->probe_p99_ns,
-        .full = j->full,
+        .full = admit(j, record_bytes(SEGMENT_PAGE)) != 0,
     };
     memcpy(ret->damage, j->damages.list, j->damages.kept * sizeof ret->damage[0]);
 }

@@ -122,7 +122,7 @@ struct journal_stats {
     struct journal_damage damage[JOURNAL_DAMAGE_KEPT];
     uint64_t probe_p50_ns; /* of the syncs timed at the start; 0 with durability os */
     uint64_t probe_p99_ns;
-    bool full; /* the last append was refused for want of room */
+    bool full; /* a record of a page would be refused now */
 };
 void journal_stats(const struct journal *j, struct journal_stats *ret);
 

@@ -60,7 +60,8 @@ struct journal {
     int error;
     char error_text[160];
     uint64_t next_seq;
-    uint64_t first_seq; /* of this run */
+    uint64_t first_seq;   /* of this run */
+    uint64_t found_bytes; /* of segments in use at the start */
 
     /* Records that wait for a group, and the group that is out. */
     struct conversation_list forming;
@@ -87,7 +88,6 @@ struct journal {
     unsigned spares;
     bool no_space;
     int64_t retry_us[WORK_KINDS]; /* after a failure that may pass */
-    bool full;
     struct work_job work[WORK_KINDS];
     bool work_out[WORK_KINDS];
 

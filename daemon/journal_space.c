@@ -37,16 +37,19 @@ bool journal_under_pressure(const struct journal *j)
 }
 
 /* One ahead of use while max_bytes allows, and the reserve; what of the reserve is in use is not
- * made again. */
+ * made again. The reserve begins beyond what the start has found: where max_bytes was lowered, the
+ * notes that let the journal shrink would find no segment otherwise. */
 static unsigned prepared_wanted(const struct journal *j)
 {
-    uint64_t over;
+    uint64_t limit = j->config.max_bytes, over;
 
-    if (j->ledger.bytes + j->config.segment_bytes <= j->config.max_bytes)
+    if (j->ledger.bytes + j->config.segment_bytes <= limit)
         return JOURNAL_RESERVE + 1;
-    if (j->ledger.bytes <= j->config.max_bytes)
+    if (limit < j->found_bytes)
+        limit = j->found_bytes;
+    if (j->ledger.bytes <= limit)
         return JOURNAL_RESERVE;
-    over = (j->ledger.bytes - j->config.max_bytes - 1) / j->config.segment_bytes + 1;
+    over = (j->ledger.bytes - limit - 1) / j->config.segment_bytes + 1;
     return over < JOURNAL_RESERVE ? JOURNAL_RESERVE - (unsigned)over : 0;
 }
 
@@ -132,7 +135,10 @@ bool journal_rotate(struct journal *j)
 
 static bool may_trim(const struct journal *j, const struct ledger_segment *s, int64_t now_us)
 {
-    if (s == ledger_youngest(&j->ledger) || s->live > 0)
+    if (s->live > 0)
+        return false;
+    /* After a start nothing is appended to the youngest either: when space is short it may go. */
+    if (s == ledger_youngest(&j->ledger) && (j->current.fd >= 0 || !journal_under_pressure(j)))
         return false;
     if (j->work_out[WORK_READ] && j->work[WORK_READ].index == s->index)
         return false; /* the reader has it open */

@@ -164,6 +164,7 @@ int journal_new(const struct journal_config *config, const struct sysio *sys,
         journal_delete(j);
         return rc;
     }
+    j->found_bytes = j->ledger.bytes;
     first_segment(j);
     kill_point(KILL_recovery_ready);
     *ret = j;

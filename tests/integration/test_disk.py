@@ -155,6 +155,7 @@ class Disk(Scenario):
             client.request("store", conversation())
         self.assertEqual((raised.exception.name, raised.exception.retry_after_ms), ("QUEUE_FULL", 1000))
         self.assertIn("journal.max_bytes", raised.exception.text)
+        self.assertIn("journal_full", [alert["name"] for alert in d.stats()["alerts"]])
         used = sum(p.stat().st_size for p in d.journal.glob("*.segment"))
         self.assertLessEqual(used, 6 * MIB, "max_bytes and the two segments in reserve")
         full_at = self.book.acked()
@@ -187,6 +188,25 @@ class Disk(Scenario):
             self.skipTest("no mount namespace without root")
         wrapper = ["nsenter", "-m", "-t", str(holder.pid), "--"]
         return wrapper, inside, f"/proc/{holder.pid}/root{inside}"
+
+    def test_a_lowered_limit(self):
+        """Goal of this test: a journal that holds more than a lowered journal.max_bytes drains first,
+        and then the daemon accepts again."""
+        pg = self.shared_postgres()
+        d = self.daemon(journal__segment_bytes="4MiB", journal__max_bytes="32MiB", **LIMITS,
+                        listen__max_message_bytes="60KiB",
+                        database__conninfo=f"host={self.directory}/nowhere")
+        self.load(d, 20, lambda: self.book.acked() > 3000)
+        self.swarm.disconnect()
+        d.kill()
+        d.settings.update({"journal.segment_bytes": "128KiB", "journal.max_bytes": "1536KiB",
+                           "database.conninfo": pg.conninfo})
+        d.start()
+        flush(d)
+        before = self.book.acked()
+        self.load(d, 10, lambda: self.book.acked() > before + 100)
+        self.assertGreater(self.book.acked(), before + 100, d.stats())
+        self.finish(d, pg)
 
     def test_a_full_disk(self):
         """Goal of this test: no room for another segment: QUEUE_FULL, what was acked stays and becomes
