@@ -314,6 +314,7 @@ static int run_recovery(const char *directory, uint64_t records)
            usage.ru_maxrss / 1024);
     journal_close(bench.journal, NULL);
     uv_run(&loop, UV_RUN_DEFAULT);
+    uv_loop_close(&loop);
     return 0;
 }
 
