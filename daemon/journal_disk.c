@@ -17,13 +17,10 @@
 #include "daemon/kill_point.h"
 #include "daemon/sysio.h"
 
-#define FILL_BYTES (1u << 18) /* one write of zeros */
-#define FILL_SYNC_BYTES                                                                            \
-    (1u << 22) /* zeros between two syncs: no sync of a group waits for more                       \
-                */
+#define FILL_BYTES (1u << 17) /* one write of zeros: no group's write waits behind more */
 #define UNFINISHED_NAME "new.tmp"
 
-static const uint8_t zeros[FILL_BYTES];
+static _Alignas(SEGMENT_PAGE) const uint8_t zeros[FILL_BYTES];
 
 int disk_init(struct journal_disk *disk, const struct sysio *sys, uint64_t segment_bytes, bool sync)
 {
@@ -76,6 +73,25 @@ static int work_fail(struct work_job *job, int error, const char *step)
     return error;
 }
 
+/* Past the page cache where that works: what is written once is not read soon, an overwrite with
+ * its sync takes a fifth less time, and zeros leave in small steps instead of as megabytes before
+ * which a group's sync would wait. A file system that refuses gets the usual way. */
+static int open_direct(struct journal_disk *disk, const char *name, int flags)
+{
+    const struct sysio *sys = disk->sys;
+    _Alignas(SEGMENT_PAGE) uint8_t page[SEGMENT_PAGE];
+    int fd;
+
+    if (disk->sync) {
+        fd = sysio_open(sys, disk->dir_fd, name, flags | O_DIRECT);
+        if (fd >= 0 && sysio_read(sys, fd, page, sizeof page, 0) >= 0)
+            return fd;
+        if (fd >= 0)
+            sys->close(sys, fd);
+    }
+    return sysio_open(sys, disk->dir_fd, name, flags);
+}
+
 static int fill_with_zeros(struct journal_disk *disk, int fd)
 {
     for (uint64_t at = 0; at < disk->segment_bytes;) {
@@ -84,8 +100,6 @@ static int fill_with_zeros(struct journal_disk *disk, int fd)
         int rc = sysio_write(disk->sys, fd, zeros, step, at);
 
         at += step;
-        if (rc == 0 && at % FILL_SYNC_BYTES == 0)
-            rc = sysio_sync_data(disk->sys, fd);
         if (rc != 0)
             return rc;
     }
@@ -101,7 +115,7 @@ int disk_add_spare(struct journal_disk *disk)
 
     if (disk->spares == DISK_SPARES_MAX) /* recycling was quicker */
         return 0;
-    fd = sysio_open(sys, disk->dir_fd, UNFINISHED_NAME, O_RDWR | O_CREAT | O_TRUNC);
+    fd = open_direct(disk, UNFINISHED_NAME, O_RDWR | O_CREAT | O_TRUNC);
     if (fd < 0)
         return fd;
     rc = fill_with_zeros(disk, fd);
@@ -199,25 +213,12 @@ static int name_segment(struct work_job *job, const char *spare)
     return rc == 0 ? 0 : work_fail(job, rc, "fsync of the directory");
 }
 
-/* Past the page cache where that works: a group's pages are written once and not read soon, and an
- * overwrite with its sync takes a fifth less time. A file system that refuses gets the usual way.
- */
 int disk_open_segment(struct journal_disk *disk, uint64_t index)
 {
-    const struct sysio *sys = disk->sys;
-    _Alignas(SEGMENT_PAGE) uint8_t page[SEGMENT_PAGE];
     char name[DISK_NAME_MAX];
-    int fd;
 
     disk_segment_name(index, name);
-    if (disk->sync) {
-        fd = sysio_open(sys, disk->dir_fd, name, O_RDWR | O_DIRECT);
-        if (fd >= 0 && sysio_read(sys, fd, page, sizeof page, 0) == (ssize_t)sizeof page)
-            return fd;
-        if (fd >= 0)
-            sys->close(sys, fd);
-    }
-    return sysio_open(sys, disk->dir_fd, name, O_RDWR);
+    return open_direct(disk, name, O_RDWR);
 }
 
 static int make_segment(struct work_job *job)
