@@ -1,5 +1,6 @@
 /* Values below 64 have a bucket each. Above, the bucket is the exponent and the six bits that
- * follow the leading one: index = exponent * 64 + those bits. */
+ * follow the leading one: index = exponent * 64 + those bits. No bucket above the maximum's is ever
+ * looked at: an operation of milliseconds costs a third of the array. */
 #include "daemon/histogram.h"
 
 #include <assert.h>
@@ -7,8 +8,11 @@
 
 static unsigned bucket_of(uint64_t value)
 {
+    const uint64_t top = (1ull << HISTOGRAM_TOP_BIT) - 1;
     unsigned exponent;
 
+    if (value > top)
+        value = top;
     if (value < HISTOGRAM_SUB)
         return (unsigned)value;
     exponent = 63u - (unsigned)__builtin_clzll(value) - HISTOGRAM_SUB_BITS;
@@ -30,8 +34,7 @@ static uint64_t value_of(unsigned bucket)
 
 void histogram_record(struct histogram *h, uint64_t value)
 {
-    const uint64_t top = (1ull << HISTOGRAM_TOP_BIT) - 1;
-    unsigned bucket = bucket_of(value < top ? value : top);
+    unsigned bucket = bucket_of(value);
 
     assert(bucket < HISTOGRAM_BUCKETS);
     h->count++;
@@ -41,9 +44,36 @@ void histogram_record(struct histogram *h, uint64_t value)
     h->buckets[bucket]++;
 }
 
+void histogram_slice_record(struct histogram_slice *slice, uint64_t value)
+{
+    unsigned bucket = bucket_of(value);
+
+    assert(bucket < HISTOGRAM_BUCKETS);
+    slice->count++;
+    slice->sum += value;
+    if (value > slice->max)
+        slice->max = value;
+    slice->buckets[bucket]++;
+}
+
+void histogram_add(struct histogram *h, const struct histogram_slice *slice)
+{
+    unsigned last = bucket_of(slice->max);
+
+    if (slice->count == 0)
+        return;
+    h->count += slice->count;
+    h->sum += slice->sum;
+    if (slice->max > h->max)
+        h->max = slice->max;
+    for (unsigned i = 0; i <= last; i++)
+        h->buckets[i] += slice->buckets[i];
+}
+
 uint64_t histogram_quantile(const struct histogram *h, double q)
 {
     uint64_t rank, seen = 0;
+    unsigned last = bucket_of(h->max);
 
     assert(q >= 0 && q <= 1);
     if (h->count == 0)
@@ -51,7 +81,7 @@ uint64_t histogram_quantile(const struct histogram *h, double q)
     rank = (uint64_t)ceil(q * (double)h->count);
     if (rank == 0)
         rank = 1;
-    for (unsigned i = 0; i < HISTOGRAM_BUCKETS; i++) {
+    for (unsigned i = 0; i <= last; i++) {
         seen += h->buckets[i];
         if (seen >= rank) {
             uint64_t value = value_of(i);
@@ -60,4 +90,14 @@ uint64_t histogram_quantile(const struct histogram *h, double q)
         }
     }
     return h->max;
+}
+
+uint64_t histogram_count_to(const struct histogram *h, uint64_t value)
+{
+    unsigned last = bucket_of(value < h->max ? value : h->max);
+    uint64_t count = 0;
+
+    for (unsigned i = 0; i <= last; i++)
+        count += h->buckets[i];
+    return count;
 }

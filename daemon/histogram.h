@@ -4,11 +4,12 @@
 #ifndef DAEMON_HISTOGRAM_H
 #define DAEMON_HISTOGRAM_H
 
+#include <stddef.h>
 #include <stdint.h>
 
 #define HISTOGRAM_SUB_BITS 6
 #define HISTOGRAM_SUB (1u << HISTOGRAM_SUB_BITS)
-#define HISTOGRAM_TOP_BIT 36 /* values up to 2^36 µs (19 hours); larger ones count as that */
+#define HISTOGRAM_TOP_BIT 37 /* values up to 2^37 µs (38 hours); larger ones count as that */
 #define HISTOGRAM_BUCKETS ((HISTOGRAM_TOP_BIT - HISTOGRAM_SUB_BITS + 1) * HISTOGRAM_SUB)
 
 struct histogram {
@@ -18,11 +19,26 @@ struct histogram {
     uint64_t buckets[HISTOGRAM_BUCKETS];
 };
 
+/* A histogram of a short time, at half the memory. All zero is empty. */
+struct histogram_slice {
+    uint64_t sum;
+    uint64_t max;
+    uint32_t count;
+    uint32_t buckets[HISTOGRAM_BUCKETS];
+};
+
 /* Counts one value, in whatever unit the owner keeps (the daemon: microseconds). */
 void histogram_record(struct histogram *h, uint64_t value);
+void histogram_slice_record(struct histogram_slice *slice, uint64_t value);
+
+/* Adds all that the slice counted. */
+void histogram_add(struct histogram *h, const struct histogram_slice *slice);
 
 /* The value at quantile q (0 to 1): within 1 % of the exact one, never above the largest recorded.
  * 0 when empty. */
 uint64_t histogram_quantile(const struct histogram *h, double q);
+
+/* How many values are at most `value`, which stands for its whole bucket. */
+uint64_t histogram_count_to(const struct histogram *h, uint64_t value);
 
 #endif

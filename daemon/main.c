@@ -117,6 +117,7 @@ int main(int argc, char **argv)
     }
     uv_run(&loop, UV_RUN_DEFAULT);
     uv_loop_close(&loop);
+    stats_done(&server.stats);
     config_free(config);
     return EXIT_SUCCESS;
 }

@@ -230,19 +230,32 @@ static void pack_embedding(msgpack_packer *pk, const struct server *server,
     pack_endpoints(pk, embedding->endpoints);
 }
 
-static void pack_operation(msgpack_packer *pk, const struct stats *stats, enum operation operation)
+static void pack_figures(msgpack_packer *pk, const struct stats *stats, unsigned i,
+                         enum stats_window window)
 {
-    const struct histogram *h = &stats->operations[operation];
+    struct stats_figures figures;
 
-    pack_str(pk, operation_name(operation));
+    stats_figures(stats, i, window, &figures);
+    pack_number(pk, "count", figures.count);
+    pack_number(pk, "errors", figures.errors);
+    pack_ms(pk, "mean_ms", figures.mean);
+    pack_ms(pk, "p50_ms", (double)figures.p50);
+    pack_ms(pk, "p95_ms", (double)figures.p95);
+    pack_ms(pk, "p99_ms", (double)figures.p99);
+    pack_ms(pk, "max_ms", (double)figures.max);
+}
+
+static void pack_operation(msgpack_packer *pk, const struct stats *stats, unsigned i)
+{
+    pack_str(pk, stats_name(stats, i));
+    msgpack_pack_map(pk, 9);
+    pack_figures(pk, stats, i, STATS_SINCE_START); /* 7 */
+    pack_str(pk, "last_minute");
     msgpack_pack_map(pk, 7);
-    pack_number(pk, "count", h->count);
-    pack_number(pk, "errors", stats->errors[operation]);
-    pack_ms(pk, "mean_ms", h->count > 0 ? (double)h->sum / (double)h->count : 0);
-    pack_ms(pk, "p50_ms", (double)histogram_quantile(h, 0.50));
-    pack_ms(pk, "p95_ms", (double)histogram_quantile(h, 0.95));
-    pack_ms(pk, "p99_ms", (double)histogram_quantile(h, 0.99));
-    pack_ms(pk, "max_ms", (double)h->max);
+    pack_figures(pk, stats, i, STATS_LAST_MINUTE);
+    pack_str(pk, "last_5_minutes");
+    msgpack_pack_map(pk, 7);
+    pack_figures(pk, stats, i, STATS_LAST_5_MINUTES);
 }
 
 static void pack_counters(msgpack_packer *pk, const struct server *server, uint64_t dead_letters,
@@ -328,7 +341,7 @@ void report_stats(struct server *server, struct session *s, uint32_t msgid)
     pack_database(pk, &batcher);
     pack_embedding(pk, server, &embedding);
     pack_str(pk, "operations");
-    msgpack_pack_map(pk, OPERATION_COUNT);
-    for (int i = 0; i < OPERATION_COUNT; i++)
-        pack_operation(pk, &server->stats, (enum operation)i);
+    msgpack_pack_map(pk, server->stats.operation_count);
+    for (unsigned i = 0; i < server->stats.operation_count; i++)
+        pack_operation(pk, &server->stats, i);
 }

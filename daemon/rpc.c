@@ -51,9 +51,45 @@ static void flush_handle(struct rpc *rpc)
     server_update_urgency(server);
 }
 
+/* A service's own timing. */
+static int record_decode(struct rpc *rpc, struct wire_error *err)
+{
+    struct reader *r = &rpc->message->params;
+    struct value name, duration, success;
+    double ms;
+
+    if (reader_next(r, &name) != 0 || name.type != VALUE_STR)
+        return wire_fail(err, WIRE_INVALID_ARGUMENT, "operation: must be a string");
+    if (reader_next(r, &duration) != 0 ||
+        (duration.type != VALUE_UINT && duration.type != VALUE_FLOAT &&
+         duration.type != VALUE_DOUBLE))
+        return wire_fail(err, WIRE_INVALID_ARGUMENT,
+                         "duration_ms: must be a finite number from 0 to %.0f",
+                         STATS_DURATION_MAX_MS);
+    ms = duration.type == VALUE_UINT ? (double)duration.as_uint : duration.as_double;
+    if (reader_next(r, &success) != 0 || success.type != VALUE_BOOL)
+        return wire_fail(err, WIRE_INVALID_ARGUMENT, "success: must be true or false");
+    return stats_record_named(&rpc->server->stats, name.bytes, ms, success.as_bool, err);
+}
+
+static void record_handle(struct rpc *rpc)
+{
+    struct wire_error err;
+
+    if (record_decode(rpc, &err) != 0) {
+        rpc_refuse(rpc, &err);
+        return;
+    }
+    if (!rpc_wants_answer(rpc))
+        return;
+    reply_begin(session_reply(rpc->session), rpc->message->msgid);
+    msgpack_pack_nil(session_reply(rpc->session));
+}
+
 static const struct rpc_method methods[] = {
     {"store", store_handle, false, 1, 2},
     {"store_many", store_many_handle, false, 1, 2},
+    {"record", record_handle, false, 3, 3},
     {"ping", ping_handle, false, 0, 0},
     {"stats", stats_handle, false, 0, 0},
     {"flush", flush_handle, true, 0, 1},

@@ -16,6 +16,7 @@
 #include "daemon/backfill.h"
 #include "daemon/drain.h"
 #include "daemon/embedding_model.h"
+#include "daemon/health.h"
 #include "daemon/journal.h"
 #include "daemon/latency.h"
 #include "daemon/listener.h"
@@ -165,6 +166,8 @@ void server_update_urgency(struct server *server)
 static void count_row(struct stats *stats, const struct conversation *c, enum row_verdict verdict)
 {
     assert(verdict != ROW_PENDING);
+    if (c->read_ns != 0)
+        stats_record(stats, OPERATION_END_TO_END, uv_hrtime() - c->read_ns, verdict != ROW_DEAD);
     if (verdict == ROW_DEAD) {
         stats->failed++;
         return;
@@ -174,8 +177,6 @@ static void count_row(struct stats *stats, const struct conversation *c, enum ro
         stats->replayed++;
     else if (verdict == ROW_DUPLICATE)
         stats->duplicates++;
-    if (c->read_ns != 0)
-        stats_record(stats, OPERATION_END_TO_END, uv_hrtime() - c->read_ns, true);
 }
 
 static void on_row(void *owner, struct conversation *c, enum row_verdict verdict)
@@ -436,7 +437,11 @@ int server_start(struct server *server, uv_loop_t *loop, const struct config *co
     server->config = config;
     server->started_ns = uv_hrtime();
     LIST_INIT(&server->flushes);
-    rc = start_sessions(server);
+    rc = stats_init(&server->stats);
+    if (rc == 0)
+        rc = health_start(server);
+    if (rc == 0)
+        rc = start_sessions(server);
     if (rc != 0) {
         snprintf(ret_error, ERROR_BYTES, "sessions: %s", uv_strerror(rc));
         return -1;

@@ -13,6 +13,7 @@
 #include "daemon/embedding_stage.h"
 #include "daemon/failover.h"
 #include "daemon/flush.h"
+#include "daemon/health.h"
 #include "daemon/session.h"
 #include "daemon/stats.h"
 #include "daemon/waiters.h"
@@ -47,6 +48,7 @@ struct server {
     struct dead_letters dead_letters;
     struct backfill *backfill; /* NULL: no vectors are made */
     struct stats stats;
+    struct health health;
     struct flush_list flushes;
     struct waiters waiters;  /* calls that wait for rows */
     struct json_buffer json; /* metadata of the message that is being read */

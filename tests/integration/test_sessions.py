@@ -14,7 +14,8 @@ from harness import Client, RpcError, Scenario, conversation, eventually, scaled
 MIB = 1 << 20
 # Batches that leave only when something asks for it.
 PATIENT = {"batch__batch_timeout_ms": 60000, "batch__batch_size": 5000}
-OPERATION_KEYS = {"count", "errors", "mean_ms", "p50_ms", "p95_ms", "p99_ms", "max_ms"}
+FIGURE_KEYS = {"count", "errors", "mean_ms", "p50_ms", "p95_ms", "p99_ms", "max_ms"}
+OPERATION_KEYS = FIGURE_KEYS | {"last_minute", "last_5_minutes"}
 STATS_KEYS = {"version", "uptime_s", "connections", "queued", "processing", "completed", "failed",
               "dead_letters", "duplicates", "replayed", "rejected", "oldest_queued_ms",
               "embedding_backlog", "health", "alerts", "journal", "cache", "database", "embedding",
@@ -385,6 +386,8 @@ class Control(Scenario):
             self.assertEqual(operation.keys(), OPERATION_KEYS, name)
             self.assertGreaterEqual(operation["count"], 1, name)
             self.assertEqual(operation["errors"], 0, name)
+            for window in ("last_minute", "last_5_minutes"):
+                self.assertEqual(operation[window], {key: operation[key] for key in FIGURE_KEYS})
             # Bucketed to a few per cent, and what takes less than a microsecond counts as 0.
             self.assertTrue(0 <= operation["p50_ms"] <= operation["p95_ms"] <= operation["p99_ms"]
                             <= operation["max_ms"] * 1.1, (name, operation))

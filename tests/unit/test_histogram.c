@@ -89,9 +89,49 @@ static void test_edges(void **state)
     free(h);
 }
 
+/* Slices of a time added together are as one histogram of all of it. */
+static void test_slices_add_up(void **state)
+{
+    struct histogram *all = calloc(1, sizeof *all), *sum = calloc(1, sizeof *sum);
+    struct histogram_slice *slices = calloc(3, sizeof *slices);
+
+    (void)state;
+    srandom(7);
+    for (unsigned i = 0; i < 30000; i++) {
+        uint64_t value = heavy_tail(((double)random() + 1) / 2147483649.0);
+
+        histogram_record(all, value);
+        histogram_slice_record(&slices[i % 3], value);
+    }
+    for (unsigned i = 0; i < 3; i++)
+        histogram_add(sum, &slices[i]);
+    assert_memory_equal(sum, all, sizeof *all);
+    free(all);
+    free(sum);
+    free(slices);
+}
+
+static void test_count_to(void **state)
+{
+    struct histogram *h = calloc(1, sizeof *h);
+
+    (void)state;
+    assert_int_equal(histogram_count_to(h, UINT64_MAX), 0);
+    for (unsigned i = 1; i <= 100000; i++)
+        histogram_record(h, i);
+    assert_int_equal(histogram_count_to(h, 0), 0);
+    assert_int_equal(histogram_count_to(h, 50), 50);
+    assert_in_range(histogram_count_to(h, 10000), 10000, 10000 + 128); /* its bucket ends later */
+    assert_int_equal(histogram_count_to(h, 100000), 100000);
+    assert_int_equal(histogram_count_to(h, UINT64_MAX), 100000);
+    free(h);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_slices_add_up),
+        cmocka_unit_test(test_count_to),
         cmocka_unit_test(test_shapes),
         cmocka_unit_test(test_edges),
     };
