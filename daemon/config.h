@@ -65,8 +65,26 @@ struct config {
         uint64_t embedding_cache_bytes;
         char *file; /* "": not kept */
     } cache;
+    struct { /* thresholds; 0: off */
+        uint64_t queue_depth_warning, queue_depth_critical;
+        uint64_t queue_age_warning_ms, queue_age_critical_ms;
+        uint64_t ack_p99_warning_ms, ack_p99_critical_ms;
+        uint64_t sync_p99_warning_ms, sync_p99_critical_ms;
+        uint64_t journal_size_warning_percent, journal_size_critical_percent;
+        uint64_t disk_space_warning_bytes, disk_space_critical_bytes;
+        uint64_t database_p99_warning_ms, database_p99_critical_ms;
+        uint64_t failure_rate_warning_percent, failure_rate_critical_percent;
+        uint64_t dead_letters_warning, dead_letters_critical;
+        uint64_t embedding_p99_warning_ms, embedding_p99_critical_ms;
+        uint64_t embedding_backlog_warning, embedding_backlog_critical;
+        uint64_t cache_hit_rate_warning_percent, cache_hit_rate_critical_percent;
+        uint64_t min_samples; /* fewer are no percentile */
+        uint64_t raise_after_ms;
+        uint64_t clear_after_ms;
+    } alerts;
     struct {
         char *level;
+        char *format; /* "text" or "json" */
     } log;
 };
 

@@ -280,10 +280,21 @@ void journal_room(struct journal *j, size_t conversations, size_t bytes)
     j->room_bytes = bytes;
 }
 
+/* What a full journal could give back at once: trim goes oldest first. */
+static uint64_t retained_bytes(const struct ledger *l)
+{
+    uint64_t bytes = 0;
+
+    for (size_t i = 0; i + 1 < l->count && l->segments[i].live == 0; i++)
+        bytes += l->segments[i].bytes;
+    return bytes;
+}
+
 void journal_stats(const struct journal *j, struct journal_stats *ret)
 {
     *ret = (struct journal_stats){
         .bytes = j->ledger.bytes,
+        .retained_bytes = retained_bytes(&j->ledger),
         .segments = j->ledger.count,
         .spares = journal_prepared(j),
         .syncs = j->syncs,

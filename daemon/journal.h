@@ -107,6 +107,7 @@ struct journal_damage {
 
 struct journal_stats {
     uint64_t bytes;            /* of segments in use */
+    uint64_t retained_bytes;   /* of those, the ones that are done and only kept (retain_ms) */
     uint64_t segments;         /* in use */
     uint64_t spares;           /* prepared */
     uint64_t syncs;            /* groups synced since the start */

@@ -437,9 +437,8 @@ int server_start(struct server *server, uv_loop_t *loop, const struct config *co
     server->config = config;
     server->started_ns = uv_hrtime();
     LIST_INIT(&server->flushes);
+    stats_turn(&server->stats, uv_hrtime() / 1000000000u);
     rc = stats_init(&server->stats);
-    if (rc == 0)
-        rc = health_start(server);
     if (rc == 0)
         rc = start_sessions(server);
     if (rc != 0) {
@@ -460,6 +459,10 @@ int server_start(struct server *server, uv_loop_t *loop, const struct config *co
     if (open_journal(server, ret_error) != 0)
         return -1;
     drain_start(server);
+    if (health_start(server) != 0) {
+        snprintf(ret_error, ERROR_BYTES, "timer: out of memory");
+        return -1;
+    }
     if (start_listeners(server, ret_error) != 0)
         return -1;
     latency_take_short_turns(); /* after the workers' start: theirs are long */
