@@ -13,6 +13,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <inttypes.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -273,7 +274,10 @@ static void set_database(struct batcher *b, enum database_state state, const cha
     if (state == b->database)
         return;
     if (state == DATABASE_UP)
-        log_info("database.up");
+        log_info("database.up server_version=%d pgvector=%s fsync=%s timeline=%" PRIu32,
+                 b->found.server_version,
+                 b->found.pgvector_version[0] != '\0' ? b->found.pgvector_version : "none",
+                 b->found.fsync_off ? "off" : "on", b->found.timeline);
     else
         log_warning("database.%s error=\"%s\" advice=\"%s\"", database_state_name(state),
                     b->last_error,

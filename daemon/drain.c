@@ -11,6 +11,7 @@
 #include <systemd/sd-daemon.h>
 #include <unistd.h>
 
+#include "daemon/announce.h"
 #include "daemon/backfill.h"
 #include "daemon/journal.h"
 #include "daemon/listener.h"
@@ -54,24 +55,13 @@ static void on_batcher_closed(void *owner)
         on_backfill_closed(server);
 }
 
-static void log_end(const struct server *server, const char *reason)
-{
-    const struct stats *stats = &server->stats;
-
-    log_info("server.end reason=\"%s\" left_in_journal=%zu accepted=%ju completed=%ju "
-             "duplicates=%ju replayed=%ju failed=%ju rejected=%ju",
-             reason, server->outstanding, (uintmax_t)stats->accepted, (uintmax_t)stats->completed,
-             (uintmax_t)stats->duplicates, (uintmax_t)stats->replayed, (uintmax_t)stats->failed,
-             (uintmax_t)stats->rejected);
-}
-
 /* Tells everybody who waits, and goes. What was appended but not synced was not acknowledged. */
 static void leave(struct server *server, const char *reason)
 {
     store_end_all(server);
     flush_end_all(&server->flushes);
     sessions_flush(server->sessions);
-    log_end(server, reason);
+    announce_end(server, reason);
     _exit(EXIT_SUCCESS);
 }
 
@@ -100,7 +90,7 @@ static void on_drained(uv_timer_t *timer)
     if (!backfill_is_idle(server))
         return;
     server->state = SERVER_CLOSING;
-    log_end(server, "drained");
+    announce_end(server, "drained");
     store_end_all(server);
     flush_end_all(&server->flushes);
     queries_close(server->queries); /* what was asked is answered, before the sessions go */

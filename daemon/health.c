@@ -10,16 +10,23 @@
 
 static void on_change(const struct alert *alert, enum alert_severity before)
 {
-    if (alert->severity == ALERT_NONE)
+    switch (alert->severity) {
+    case ALERT_NONE:
         log_info("alert.cleared name=%s severity=%s value=%g", alert->name,
                  alert_severity_name(before), alert->value);
-    else if (alert->severity == ALERT_CRITICAL)
+        return;
+    case ALERT_WARNING:
+        if (before == ALERT_CRITICAL)
+            log_warning("alert.eased name=%s severity=warning text=\"%s\"", alert->name,
+                        alert->text);
+        else
+            log_warning("alert.raised name=%s severity=warning text=\"%s\" action=\"%s\"",
+                        alert->name, alert->text, alert->action);
+        return;
+    case ALERT_CRITICAL:
         log_error("alert.raised name=%s severity=critical text=\"%s\" action=\"%s\"", alert->name,
                   alert->text, alert->action);
-    else
-        log_warning("alert.%s name=%s severity=warning text=\"%s\" action=\"%s\"",
-                    before == ALERT_NONE ? "raised" : "eased", alert->name, alert->text,
-                    alert->action);
+    }
 }
 
 static void set_number(struct alert_figure *f, double value, uint64_t warning, uint64_t critical)
@@ -165,6 +172,7 @@ static void on_second(uv_timer_t *timer)
     stats_turn(&server->stats, uv_hrtime() / 1000000000u);
     figures_gather(server, &figures);
     health_look(server, &figures);
+    log_held_back(false);
     health->cache[health->cache_at].hits = figures.embedding.cache.hits;
     health->cache[health->cache_at].misses = figures.embedding.cache.misses;
     health->cache_at = (health->cache_at + 1) % HEALTH_SECONDS;

@@ -74,17 +74,6 @@ static void parse_options(int argc, char **argv, struct options *ret)
     }
 }
 
-static enum log_level level_of(const char *name)
-{
-    if (strcmp(name, "error") == 0)
-        return LOG_LEVEL_ERROR;
-    if (strcmp(name, "warning") == 0)
-        return LOG_LEVEL_WARNING;
-    if (strcmp(name, "debug") == 0)
-        return LOG_LEVEL_DEBUG;
-    return LOG_LEVEL_INFO;
-}
-
 int main(int argc, char **argv)
 {
     static struct server server; /* static: what a failed start leaves behind stays reachable */
@@ -108,7 +97,8 @@ int main(int argc, char **argv)
         config_free(config);
         return EXIT_SUCCESS;
     }
-    log_set_level(level_of(config->log.level));
+    log_set_level(log_level_of(config->log.level));
+    log_set_format(log_format_of(config->log.format));
     signal(SIGPIPE, SIG_IGN);
     uv_loop_init(&loop);
     if (server_start(&server, &loop, config, error) != 0) {

@@ -116,7 +116,8 @@ void rpc_refuse(struct rpc *rpc, const struct wire_error *err)
 {
     if (!rpc_wants_answer(rpc)) {
         rpc->server->stats.notifications_refused++;
-        log_debug("notification.refused code=%s text=\"%s\"", wire_code_name(err->code), err->text);
+        log_warning("notification.refused code=%s text=\"%s\"", wire_code_name(err->code),
+                    err->text);
         return;
     }
     if (session_is_open(rpc->session))

@@ -13,6 +13,7 @@
 #include <systemd/sd-daemon.h>
 #include <unistd.h>
 
+#include "daemon/announce.h"
 #include "daemon/backfill.h"
 #include "daemon/drain.h"
 #include "daemon/embedding_model.h"
@@ -467,9 +468,7 @@ int server_start(struct server *server, uv_loop_t *loop, const struct config *co
         return -1;
     latency_take_short_turns(); /* after the workers' start: theirs are long */
     offer_room(server);         /* what recovery found comes first */
-    log_info("server.start version=%s socket=%s control_socket=%s provider=%s durability=%s",
-             CONVSTORE_VERSION, config->listen.socket, config->listen.control_socket,
-             config->embedding.provider, config->journal.durability);
+    announce_start(server);
     sd_notify(0, "READY=1");
     return 0;
 }
