@@ -52,7 +52,8 @@ struct config {
         uint64_t dimensions; /* 0: what the model gives */
         char *document_prefix;
         char *query_prefix;
-        char *source; /* "summary", "transcript", "both" */
+        char *source;  /* "summary", "transcript", "both" */
+        char *storage; /* "vector", "halfvec" */
         uint64_t timeout_ms;
         uint64_t deadline_ms;
         uint64_t max_in_flight;

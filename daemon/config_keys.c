@@ -61,6 +61,7 @@ const struct config_key config_keys[] = {
     TEXT(embedding, document_prefix, "auto"),
     TEXT(embedding, query_prefix, "auto"),
     CHOICE(embedding, source, "summary", "summary transcript both"),
+    CHOICE(embedding, storage, "vector", "vector halfvec"),
     NUMBER(embedding, timeout_ms, "30000", 100, DAY_MS),
     NUMBER(embedding, deadline_ms, "500", 1, DAY_MS),
     NUMBER(embedding, max_in_flight, "2", 1, 64),

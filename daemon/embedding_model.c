@@ -98,7 +98,7 @@ int embedding_model_resolve(const struct config *config, struct embedding_model 
         .model = "",
         .prefix = "",
         .source = config->embedding.source,
-        .storage = "vector",
+        .storage = config->embedding.storage,
     };
 
     if (strcmp(model.provider, "builtin") == 0) {

@@ -235,7 +235,7 @@ static int find_model(PGconn *conn, const struct embedding_model *model, char re
     ret[0] = '\0';
     if (model->dimension == 0)
         return 0;
-    if (schema_vectors(conn, &vectors, err) != 0 ||
+    if (schema_vectors(conn, model->storage, &vectors, err) != 0 ||
         schema_model_id(conn, model, vectors.storage, &id, err) != 0)
         return -1;
     snprintf(ret, 16, "%d", id);

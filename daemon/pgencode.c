@@ -175,20 +175,57 @@ static uint32_t float_bits(float value)
     return htobe32(bits);
 }
 
-void pgparams_add_vector(struct pgparams *p, const float *values, uint32_t dimension)
+/* An element of dimension values of value_size bytes each behind pgvector's head; where they go. */
+static uint8_t *open_vector(struct pgparams *p, uint32_t dimension, size_t value_size)
 {
-    uint8_t *at = open_element(p, 4 + (size_t)dimension * 4);
     uint16_t head[2] = {htobe16((uint16_t)dimension), 0};
+    uint8_t *at = open_element(p, sizeof head + dimension * value_size);
 
     assert(dimension <= UINT16_MAX);
-    if (at == NULL)
-        return;
-    memcpy(at, head, sizeof head);
-    at += sizeof head;
-    for (uint32_t i = 0; i < dimension; i++) {
+    return at != NULL ? mempcpy(at, head, sizeof head) : NULL;
+}
+
+void pgparams_add_vector(struct pgparams *p, const float *values, uint32_t dimension)
+{
+    uint8_t *at = open_vector(p, dimension, sizeof(uint32_t));
+
+    for (uint32_t i = 0; at != NULL && i < dimension; i++) {
         uint32_t bits = float_bits(values[i]);
 
-        memcpy(at + (size_t)i * 4, &bits, sizeof bits);
+        at = mempcpy(at, &bits, sizeof bits);
+    }
+}
+
+/* IEEE half precision, rounded to the nearest, ties to even. */
+static uint16_t half_bits(float value)
+{
+    uint32_t bits, sign, rounded;
+    float scaled;
+
+    memcpy(&bits, &value, sizeof bits);
+    sign = bits >> 16 & 0x8000;
+    bits &= 0x7fffffff;
+    if (bits >= 0x47800000) /* 2^16 and more, infinity, NaN */
+        return (uint16_t)(sign | (bits > 0x7f800000 ? 0x7e00 : 0x7c00));
+    if (bits < 0x38800000) { /* subnormal: counted in units of 2^-24, by float's own rounding */
+        memcpy(&scaled, &bits, sizeof bits);
+        scaled += 0.5f; /* a float whose last place is 2^-24 */
+        memcpy(&bits, &scaled, sizeof bits);
+        return (uint16_t)(sign | (bits - 0x3f000000));
+    }
+    /* The exponent to half's bias, then half of the last place that stays: a carry is right. */
+    rounded = bits - 0x38000000 + 0xfff + (bits >> 13 & 1);
+    return (uint16_t)(sign | rounded >> 13);
+}
+
+void pgparams_add_halfvec(struct pgparams *p, const float *values, uint32_t dimension)
+{
+    uint8_t *at = open_vector(p, dimension, sizeof(uint16_t));
+
+    for (uint32_t i = 0; at != NULL && i < dimension; i++) {
+        uint16_t bits = htobe16(half_bits(values[i]));
+
+        at = mempcpy(at, &bits, sizeof bits);
     }
 }
 

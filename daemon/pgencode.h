@@ -45,9 +45,12 @@ void pgparams_add_jsonb(struct pgparams *p, struct slice json);      /* data NUL
 void pgparams_add_int4(struct pgparams *p, int32_t value);
 void pgparams_add_int8(struct pgparams *p, int64_t value);
 void pgparams_add_time(struct pgparams *p, int64_t us); /* microseconds since 1970 */
-void pgparams_add_vector(struct pgparams *p, const float *values,
-                         uint32_t dimension);                                    /* pgvector */
 void pgparams_add_floats(struct pgparams *p, const float *values, size_t count); /* float4s */
+
+/* pgvector's two types. As halfvec, a value that is out of its range becomes an infinity, which the
+ * server refuses. */
+void pgparams_add_vector(struct pgparams *p, const float *values, uint32_t dimension);
+void pgparams_add_halfvec(struct pgparams *p, const float *values, uint32_t dimension);
 
 /* Queues the prepared statement with these parameters. 0, -ENOMEM, or -EIO where libpq refuses. */
 int pgparams_send(const struct pgparams *p, PGconn *conn, const char *statement)

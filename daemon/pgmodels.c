@@ -59,7 +59,7 @@ static int current_id(PGconn *conn, const struct embedding_model *model, int16_t
     *ret = 0;
     if (model->dimension == 0)
         return 0; /* no vectors are made */
-    if (schema_vectors(conn, &vectors, err) != 0)
+    if (schema_vectors(conn, model->storage, &vectors, err) != 0)
         return -1;
     return schema_model_id(conn, model, vectors.storage, ret, err);
 }

@@ -12,6 +12,7 @@
 #include "daemon/pgstatement.h"
 
 #include <assert.h>
+#include <stdio.h>
 #include <string.h>
 
 /* Of parameters in one statement: bounds memory here, in libpq and in the server. */
@@ -40,10 +41,11 @@ static const char dead_letters_sql[] =
     " unnest($9::text[]), unnest($10::text[])"
     " ON CONFLICT (user_id, conversation_id, content_hash) DO NOTHING";
 
-/* $8 has the column's own array type, told when it is prepared: pgvector may live in any schema. */
+/* $8 has the column's own array type, told when it is prepared: pgvector may live in any schema. %s
+ * is the column. */
 static const char vectors_sql[] =
     "INSERT INTO convstore.embeddings"
-    " (user_id, conversation_id, model_id, chunk, byte_start, byte_end, embedding)"
+    " (user_id, conversation_id, model_id, chunk, byte_start, byte_end, %s)"
     " SELECT r.u, r.i, $1::int2, r.k, r.s, r.e, r.v"
     " FROM (SELECT unnest($2::text[]) u, unnest($3::uuid[]) i, unnest($4::bytea[]) h,"
     " unnest($5::int4[]) k, unnest($6::int4[]) s, unnest($7::int4[]) e, unnest($8) v) r"
@@ -51,11 +53,10 @@ static const char vectors_sql[] =
     " ON c.user_id = r.u AND c.id = r.i AND c.content_hash = r.h"
     " ON CONFLICT DO NOTHING";
 
-/* unnest() would flatten an array of arrays: one long array is cut into equal parts instead. The
- * cast to the column's type (real[], or halfvec) is the assignment's own. */
+/* unnest() would flatten an array of real[]: one long array is cut into equal parts instead. */
 static const char vectors_flat_sql[] =
     "INSERT INTO convstore.embeddings"
-    " (user_id, conversation_id, model_id, chunk, byte_start, byte_end, embedding)"
+    " (user_id, conversation_id, model_id, chunk, byte_start, byte_end, %s)"
     " SELECT r.u, r.i, $1::int2, r.k, r.s, r.e,"
     " $8[(r.n - 1) * $9::int2 + 1 : r.n * $9::int2]"
     " FROM (SELECT generate_subscripts($2::text[], 1) n, unnest($2::text[]) u,"
@@ -88,19 +89,20 @@ static const char *const names[STATEMENT_COUNT] = {
 
 static bool is_pgvector(const struct schema_vectors *vectors)
 {
-    return strcmp(vectors->storage, "vector") == 0;
+    return strcmp(vectors->storage, "real") != 0;
 }
 
 void pgstatement_prepare_all(struct pgpipe *pipe, const struct schema_vectors *vectors,
                              bool with_vectors)
 {
+    char insert_vectors[sizeof vectors_flat_sql + sizeof vectors->column];
     const char *const sql[STATEMENT_COUNT] = {
         [STATEMENT_BEGIN] = "BEGIN",
         [STATEMENT_COMMIT] = "COMMIT",
         [STATEMENT_CONVERSATIONS] = conversations_sql,
         [STATEMENT_HASHES] = hashes_sql,
         [STATEMENT_DEAD_LETTERS] = dead_letters_sql,
-        [STATEMENT_VECTORS] = is_pgvector(vectors) ? vectors_sql : vectors_flat_sql,
+        [STATEMENT_VECTORS] = insert_vectors,
         [STATEMENT_BACKLOG] = backlog_sql,
     };
     const Oid real_array = 1021;
@@ -108,6 +110,8 @@ void pgstatement_prepare_all(struct pgpipe *pipe, const struct schema_vectors *v
         [7] = is_pgvector(vectors) ? vectors->array_type : real_array,
     };
 
+    snprintf(insert_vectors, sizeof insert_vectors,
+             is_pgvector(vectors) ? vectors_sql : vectors_flat_sql, vectors->column);
     for (int i = 0; i < (with_vectors ? STATEMENT_COUNT : STATEMENT_VECTORS); i++)
         pgpipe_prepare(pipe, (struct pgstep){.kind = i}, names[i], sql[i],
                        i == STATEMENT_VECTORS ? 8 : 0, types);
@@ -269,6 +273,26 @@ static void add_vector_columns(struct pgparams *p, const struct write_batch *bat
         pgparams_add_int4(p, (int32_t)v[i].byte_end);
 }
 
+static void add_values(struct pgparams *p, const struct write_vector *v, size_t count,
+                       const struct schema_vectors *how, uint32_t dimension)
+{
+    bool half = strcmp(how->storage, "halfvec") == 0;
+
+    if (!is_pgvector(how)) {
+        pgparams_array(p, PG_FLOAT4, count * dimension);
+        for (size_t i = 0; i < count; i++)
+            pgparams_add_floats(p, v[i].values, dimension);
+        pgparams_int2(p, (int16_t)dimension);
+        return;
+    }
+    pgparams_array(p, how->type, count);
+    for (size_t i = 0; i < count; i++)
+        if (half)
+            pgparams_add_halfvec(p, v[i].values, dimension);
+        else
+            pgparams_add_vector(p, v[i].values, dimension);
+}
+
 void pgstatement_vectors(struct pgpipe *pipe, struct pgparams *params,
                          const struct write_batch *batch, size_t first, size_t count,
                          int16_t model_id, const struct schema_vectors *how, uint32_t dimension)
@@ -281,16 +305,7 @@ void pgstatement_vectors(struct pgpipe *pipe, struct pgparams *params,
         pgparams_reset(params);
         pgparams_int2(params, model_id);
         add_vector_columns(params, batch, first + done, n);
-        if (is_pgvector(how)) {
-            pgparams_array(params, how->type, n);
-            for (size_t i = 0; i < n; i++)
-                pgparams_add_vector(params, v[i].values, dimension);
-        } else {
-            pgparams_array(params, PG_FLOAT4, n * dimension);
-            for (size_t i = 0; i < n; i++)
-                pgparams_add_floats(params, v[i].values, dimension);
-            pgparams_int2(params, (int16_t)dimension);
-        }
+        add_values(params, v, n, how, dimension);
         pgpipe_send(pipe,
                     (struct pgstep){.kind = STATEMENT_VECTORS, .first = first + done, .count = n},
                     names[STATEMENT_VECTORS], params);

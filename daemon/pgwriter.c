@@ -28,14 +28,6 @@ struct pgwriter *pgwriter_new(const struct pgwriter_config *config)
     return w;
 }
 
-static void disconnect(struct pgwriter *w)
-{
-    PQfinish(w->conn);
-    w->conn = NULL;
-    w->pipe.conn = NULL;
-    w->found.connected = false;
-}
-
 static void scratch_free(struct pgwriter *w)
 {
     free(w->all);
@@ -56,7 +48,7 @@ void pgwriter_free(struct pgwriter *w)
 {
     if (w == NULL)
         return;
-    disconnect(w);
+    pgwriter_disconnect(w);
     pgpipe_done(&w->pipe);
     pgparams_done(&w->params);
     scratch_free(w);
@@ -89,104 +81,6 @@ static bool scratch_reserve(struct pgwriter *w, size_t count)
         w->all[i] = (uint32_t)i;
     w->capacity = count;
     return true;
-}
-
-/* Connecting */
-
-/* The class 57P is how a server says good-bye; a backend that crashes says nothing. */
-static bool is_farewell(const char *sqlstate)
-{
-    return sqlstate != NULL && strncmp(sqlstate, "57P", 3) == 0;
-}
-
-static void on_notice(void *arg, const PGresult *result)
-{
-    struct pgwriter *w = arg;
-
-    if (is_farewell(PQresultErrorField(result, PG_DIAG_SQLSTATE)))
-        w->farewell = true;
-}
-
-static void on_prepared(void *arg, const struct pgstep *step, const PGresult *result)
-{
-    struct pg_error *error = arg;
-
-    (void)step;
-    if (error->fault == PG_FAULT_NONE && PQresultStatus(result) == PGRES_FATAL_ERROR)
-        pg_error_from_result(error, result);
-}
-
-static int prepare(struct pgwriter *w, struct pg_error *err)
-{
-    struct pg_error error = {0};
-
-    if (!PQenterPipelineMode(w->conn)) {
-        pg_error_from_conn(err, w->conn);
-        return -1;
-    }
-    w->pipe.conn = w->conn;
-    pgstatement_prepare_all(&w->pipe, &w->vectors, w->config->model.dimension > 0);
-    pgpipe_sync(&w->pipe);
-    if (pgpipe_collect(&w->pipe, on_prepared, &error, err) != 0)
-        return -1;
-    if (error.fault == PG_FAULT_NONE)
-        return 0;
-    *err = error;
-    return -1;
-}
-
-static int set_up(struct pgwriter *w, struct pg_error *err)
-{
-    const struct pgwriter_config *config = w->config;
-
-    if (schema_ensure(w->conn, config->auto_migrate, err) != 0 ||
-        schema_vectors(w->conn, &w->vectors, err) != 0)
-        return -1;
-    if (config->model.dimension > 0 && w->vectors.storage[0] == '\0') {
-        pg_error_set(err, PG_FAULT_STOPPED,
-                     "the table convstore.embeddings is missing: restore it, or make it again as "
-                     "\"convstorectl schema\" shows");
-        return -1;
-    }
-    if (config->model.dimension > 0 &&
-        schema_model_id(w->conn, &config->model, w->vectors.storage, &w->model_id, err) != 0)
-        return -1;
-    return prepare(w, err);
-}
-
-int pgwriter_connect(struct pgwriter *w, struct pg_error *err)
-{
-    struct pgconn_settings settings;
-
-    if (w->conn != NULL && pgconn_alive(w->conn) && !w->farewell)
-        return 0;
-    disconnect(w);
-    w->farewell = false;
-    if (pgconn_open(w->config->conninfo, &w->conn, &settings, err) != 0)
-        return -1;
-    PQsetNoticeReceiver(w->conn, on_notice, w);
-    if (set_up(w, err) != 0) {
-        disconnect(w);
-        /* No row has been sent yet: none can be at fault. */
-        if (err->fault == PG_FAULT_DATA)
-            err->fault = PG_FAULT_PASSING;
-        return -1;
-    }
-    w->found.connected = true;
-    w->found.server_version = PQserverVersion(w->conn);
-    memcpy(w->found.pgvector_version, w->vectors.pgvector_version,
-           sizeof w->found.pgvector_version);
-    w->found.vectors_are_real = strcmp(w->vectors.storage, "real") == 0;
-    w->found.fsync_off = settings.fsync_off;
-    w->found.timeline = settings.timeline;
-    w->incarnation = settings.incarnation;
-    return 0;
-}
-
-void pgwriter_after_error(struct pgwriter *w, const struct pg_error *err)
-{
-    if (err->fault != PG_FAULT_PASSING && err->fault != PG_FAULT_DATA)
-        disconnect(w);
 }
 
 /* Transactions */
@@ -231,7 +125,7 @@ static void on_result(void *arg, const struct pgstep *step, const PGresult *resu
         if (t->error.fault == PG_FAULT_NONE) {
             pg_error_from_result(&t->error, result);
             t->failed_at = (enum pgstatement)step->kind;
-            if (is_farewell(t->error.sqlstate))
+            if (pgwriter_is_farewell(t->error.sqlstate))
                 f->w->farewell = true;
         }
         t->answered = t->answered || step->kind == STATEMENT_COMMIT;
@@ -305,7 +199,7 @@ int pgwriter_run(struct pgwriter *w, struct write_batch *batch, struct transacti
     for (size_t i = 0; i < count; i++)
         settle(w, batch, &transactions[i]);
     if (ret != 0)
-        disconnect(w);
+        pgwriter_disconnect(w);
     return ret;
 }
 
@@ -352,7 +246,7 @@ int pgwriter_resolve(struct pgwriter *w, struct write_batch *batch, struct pg_er
     pgstatement_hashes(&w->pipe, &w->params, batch, w->conflicts, w->conflict_count);
     pgpipe_sync(&w->pipe);
     if (pgpipe_collect(&w->pipe, on_hash, &f, err) != 0) {
-        disconnect(w);
+        pgwriter_disconnect(w);
         return -1;
     }
     if (t.error.fault != PG_FAULT_NONE) {
@@ -395,7 +289,7 @@ int pgwriter_bury(struct pgwriter *w, struct write_batch *batch, struct pg_error
     pgstatement_send(&w->pipe, STATEMENT_COMMIT);
     pgpipe_sync(&w->pipe);
     if (pgpipe_collect(&w->pipe, on_result, &f, err) != 0) {
-        disconnect(w);
+        pgwriter_disconnect(w);
         return -1;
     }
     if (t.committed) {

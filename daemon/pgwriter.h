@@ -17,7 +17,7 @@ struct embedding_model {
     uint32_t dimension;
     const char *prefix;
     const char *source;
-    const char *storage; /* "vector"; "real" is what it becomes without pgvector */
+    const char *storage; /* "vector" or "halfvec"; "real" is what it becomes without pgvector */
 };
 
 struct pgwriter_config {
@@ -90,15 +90,18 @@ void pgwriter_free(struct pgwriter *w); /* takes NULL */
  * fields. Blocks its thread, bounded by connect_timeout, tcp_user_timeout and statement_timeout. */
 void pgwriter_write(struct pgwriter *w, struct write_batch *batch);
 
-/* What the connection found: server version, pgvector version ("" without), whether vectors are
- * real[]. Valid after the first successful connect; for the start line and stats. */
+/* Where vectors are not stored as wanted, each connection looks that often whether they can be. */
+#define PGWRITER_LOOK_MS 2000
+
+/* What the connection found. Valid after the first successful connect; for the log and stats. */
 struct pgwriter_found {
     bool connected;
     int server_version;
-    char pgvector_version[32];
+    char pgvector_version[32]; /* "" without */
+    char storage[16];          /* of vectors: "vector", "halfvec", "real" */
+    bool vectors_movable;      /* they are not stored as wanted, and pgvector is there */
     bool fsync_off;
-    bool vectors_are_real; /* convstore.embeddings has no pgvector type */
-    uint32_t timeline;     /* of the server's WAL: another one means that a standby was promoted */
+    uint32_t timeline; /* of the server's WAL: another one means that a standby was promoted */
 };
 struct pgwriter_found pgwriter_found(const struct pgwriter *w);
 

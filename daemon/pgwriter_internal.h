@@ -1,4 +1,4 @@
-/* What pgwriter.c and pgisolate.c share. */
+/* What pgwriter.c, pgwriter_connect.c and pgisolate.c share. */
 #ifndef DAEMON_PGWRITER_INTERNAL_H
 #define DAEMON_PGWRITER_INTERNAL_H
 
@@ -13,6 +13,7 @@ struct pgwriter {
     struct pgwriter_found found;
     int32_t incarnation; /* of the server, as the latest connection found it */
     struct schema_vectors vectors;
+    int64_t look_at_ms; /* whether they can be stored as wanted now */
     int16_t model_id;
     struct pgpipe pipe;
     struct pgparams params;
@@ -44,6 +45,11 @@ struct transaction {
 
 /* Connects where there is no live connection. 0, or -1 with *err. */
 int pgwriter_connect(struct pgwriter *w, struct pg_error *err) __attribute__((warn_unused_result));
+
+void pgwriter_disconnect(struct pgwriter *w);
+
+/* The class 57P is how a server says good-bye; a backend that crashes says nothing. */
+bool pgwriter_is_farewell(const char *sqlstate);
 
 /* Closes the connection unless it is still of use after this error. */
 void pgwriter_after_error(struct pgwriter *w, const struct pg_error *err);

@@ -14,6 +14,7 @@
 #include <time.h>
 
 #include "daemon/schema_1.sql.h"
+#include "daemon/schema_2.sql.h"
 #include "daemon/schema_grants.sql.h"
 
 #define LOCK_POLL_MS 100
@@ -22,7 +23,7 @@
 
 const char *schema_sql(int version)
 {
-    static const char *const migrations[SCHEMA_VERSION] = {schema_1_sql};
+    static const char *const migrations[SCHEMA_VERSION] = {schema_1_sql, schema_2_sql};
 
     assert(version >= 1 && version <= SCHEMA_VERSION);
     return migrations[version - 1];
@@ -146,23 +147,33 @@ int schema_ensure(PGconn *conn, bool auto_migrate, struct pg_error *err)
     return -1;
 }
 
-int schema_vectors(PGconn *conn, struct schema_vectors *ret, struct pg_error *err)
+/* Where the wanted column is missing, the one named embedding is the fallback. */
+static const char vectors_sql[] =
+    "SELECT c.storage, c.attname, c.oid, c.typarray, e.extversion, c.storage <> $1 AND"
+    " string_to_array(substring(e.extversion FROM '^[0-9]+\\.[0-9]+'), '.')::int[] >= ARRAY[0, 7]"
+    " FROM (SELECT 1) one LEFT JOIN pg_extension e ON e.extname = 'vector' LEFT JOIN"
+    " (SELECT CASE t.typname WHEN '_float4' THEN 'real' ELSE t.typname END AS storage, a.attname,"
+    "  t.oid, t.typarray FROM pg_attribute a"
+    "  JOIN pg_class c ON c.oid = a.attrelid AND c.relname = 'embeddings'"
+    "  JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname = 'convstore'"
+    "  JOIN pg_type t ON t.oid = a.atttypid"
+    "  WHERE a.attname IN ('embedding', 'embedding_vector', 'embedding_halfvec')) c"
+    " ON c.storage = $1 OR c.attname = 'embedding'"
+    " ORDER BY c.storage = $1 DESC LIMIT 1";
+
+int schema_vectors(PGconn *conn, const char *wanted, struct schema_vectors *ret,
+                   struct pg_error *err)
 {
     PGresult *result;
 
-    if (pgconn_query(conn,
-                     "SELECT CASE t.typname WHEN '_float4' THEN 'real' ELSE t.typname END, t.oid,"
-                     " t.typarray, (SELECT extversion FROM pg_extension WHERE extname = 'vector')"
-                     " FROM (SELECT 1) one LEFT JOIN (pg_attribute a"
-                     "  JOIN pg_class c ON c.oid = a.attrelid AND c.relname = 'embeddings'"
-                     "  JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname = 'convstore'"
-                     "  JOIN pg_type t ON t.oid = a.atttypid) ON a.attname = 'embedding'",
-                     0, NULL, &result, err) != 0)
+    if (pgconn_query(conn, vectors_sql, 1, &wanted, &result, err) != 0)
         return -1;
     snprintf(ret->storage, sizeof ret->storage, "%s", PQgetvalue(result, 0, 0));
-    ret->type = (Oid)strtoul(PQgetvalue(result, 0, 1), NULL, 10);
-    ret->array_type = (Oid)strtoul(PQgetvalue(result, 0, 2), NULL, 10);
-    snprintf(ret->pgvector_version, sizeof ret->pgvector_version, "%s", PQgetvalue(result, 0, 3));
+    snprintf(ret->column, sizeof ret->column, "%s", PQgetvalue(result, 0, 1));
+    ret->type = (Oid)strtoul(PQgetvalue(result, 0, 2), NULL, 10);
+    ret->array_type = (Oid)strtoul(PQgetvalue(result, 0, 3), NULL, 10);
+    snprintf(ret->pgvector_version, sizeof ret->pgvector_version, "%s", PQgetvalue(result, 0, 4));
+    ret->movable = strcmp(PQgetvalue(result, 0, 5), "t") == 0;
     PQclear(result);
     return 0;
 }

@@ -13,7 +13,7 @@
 
 /* The version that this program needs, and the SQL of each step to it (1 … SCHEMA_VERSION), for
  * those who apply it by hand. Each step runs in one transaction. */
-#define SCHEMA_VERSION 1
+#define SCHEMA_VERSION 2
 const char *schema_sql(int version);
 
 /* What a role of its own needs where the tables belong to another. */
@@ -26,14 +26,19 @@ const char *schema_grants(void);
 int schema_ensure(PGconn *conn, bool auto_migrate, struct pg_error *err)
     __attribute__((warn_unused_result));
 
-/* How vectors are stored here. */
+/* How the vectors of a model are stored here: convstore.embeddings has a column for each way. */
 struct schema_vectors {
     char storage[16];     /* "vector", "halfvec", "real"; "" when there is no table */
+    char column[32];      /* of convstore.embeddings */
     Oid type, array_type; /* of the column, and of an array of it */
     char pgvector_version[32];
+    bool movable; /* storage is not the wanted one, and pgvector is there: "migrate-vectors" */
 };
-int schema_vectors(PGconn *conn, struct schema_vectors *ret, struct pg_error *err)
-    __attribute__((warn_unused_result));
+
+/* wanted: "vector", "halfvec" or "real". Where there is no such column, what is found instead is
+ * the column `embedding`. 0, or -1 with *err. */
+int schema_vectors(PGconn *conn, const char *wanted, struct schema_vectors *ret,
+                   struct pg_error *err) __attribute__((warn_unused_result));
 
 /* The row of embedding_models for this way of making vectors; made when it is not there. Any number
  * of daemons may ask at once. 0, or -1 with *err. */

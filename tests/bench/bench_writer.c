@@ -287,7 +287,7 @@ int main(int argc, char **argv)
         die("connection", PQerrorMessage(conn));
     fill(1);
     write_batch(w, 1); /* the schema is there now */
-    if (pgwriter_found(w).vectors_are_real)
+    if (strcmp(pgwriter_found(w).storage, "vector") != 0)
         die("pgvector", "not there, and COPY of vectors needs it");
     PQclear(run(conn, "TRUNCATE convstore.conversations, convstore.embeddings"));
     printf("         writer           COPY      (%d rounds, %zu rows each)\n"

@@ -80,7 +80,7 @@ int peer_pg_init(struct peer_pg *pg, const char *conninfo)
     if (status == 0)
         status = schema_ensure(conn, true, &err);
     if (status == 0)
-        status = schema_vectors(conn, &vectors, &err);
+        status = schema_vectors(conn, model.storage, &vectors, &err);
     if (status == 0)
         status = schema_model_id(conn, &model, vectors.storage, &pg->model_id, &err);
     if (status == 0 && settings.fsync_off)

@@ -27,6 +27,7 @@ static int resolve(const char *provider, const char *model, uint64_t dimensions,
     config.embedding.dimensions = dimensions;
     config.embedding.document_prefix = (char *)prefix;
     config.embedding.source = (char *)"summary";
+    config.embedding.storage = (char *)"vector";
     rc = embedding_model_resolve(&config, ret, error);
     assert_int_equal(rc != 0, strstr(error, "embedding.dimensions") != NULL);
     return rc;

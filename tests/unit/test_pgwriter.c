@@ -3,6 +3,8 @@
 
 #include <limits.h>
 
+#include "daemon/schema.h"
+
 static void stores_rows_and_vectors(void **state)
 {
     (void)state;
@@ -26,8 +28,9 @@ static void stores_rows_and_vectors(void **state)
                         "ann00000000-0000-0000-0000-000000000002");
     assert_true(pgwriter_found(writer).connected);
     assert_true(pgwriter_found(writer).server_version >= 140000);
-    assert_int_equal(pgwriter_found(writer).vectors_are_real,
-                     pgwriter_found(writer).pgvector_version[0] == '\0');
+    assert_string_equal(pgwriter_found(writer).storage,
+                        pgwriter_found(writer).pgvector_version[0] != '\0' ? "vector" : "real");
+    assert_false(pgwriter_found(writer).vectors_movable);
 }
 
 /* The texts of the first row as PostgreSQL's hex, against the bytes given. */
@@ -232,13 +235,107 @@ static void writes_real_arrays_without_pgvector(void **state)
         add_vector(0);
     }
     assert_outcome(WRITE_DONE);
-    assert_true(pgwriter_found(writer).vectors_are_real);
+    assert_string_equal(pgwriter_found(writer).storage, "real");
     assert_int_equal(pg_int("SELECT count(*) FROM convstore.embeddings WHERE"
                             " array_length(embedding, 1) = 8 AND embedding[1] ="
                             " get_byte(uuid_send(conversation_id), 15)"
                             " AND embedding[8] = embedding[1] + 0.875"),
                      20);
     assert_string_equal(pg_text("SELECT storage FROM convstore.embedding_models"), "real");
+}
+
+/* Whether the halves that are stored are what the server itself makes of the floats. */
+static void assert_halves_are_right(const float *floats, size_t count)
+{
+    char list[DIMENSION * 24] = "", *at = list;
+
+    for (size_t i = 0; i < count; i++)
+        at += sprintf(at, "%s%.9g", i > 0 ? "," : "", (double)floats[i]);
+    if (pg_int("SELECT count(*) FROM convstore.embeddings WHERE embedding IS NULL"
+               " AND embedding_halfvec = '[%s]'::vector::halfvec",
+               list) == 0)
+        fail_msg("not stored as the server rounds it: %s", list);
+}
+
+static void writes_halfvec(void **state)
+{
+    static const float edges[][DIMENSION] = {
+        {0.0f, -0.0f, 1.0f, -1.0f, 65504.0f, -65504.0f, 65519.996f, 0.5f},
+        {0x1p-14f, 0x1.ffcp-15f, 0x1p-24f, 0x1p-25f, 0x1.8p-25f, -0x1p-26f, 1e-30f, 0x1.ffep-15f},
+        {0x1.002p0f, 0x1.006p0f, 0x1.0021p0f, 0x1.001ffp0f, -0x1.ffep0f, 0x1.8p-24f, 0x1.4p-23f, 3},
+    };
+    enum { EDGES = sizeof edges / sizeof edges[0], ROWS = 200 };
+    unsigned random = 1;
+
+    (void)state;
+    if (!pg_int("SELECT count(*) FROM pg_available_extensions WHERE name = 'vector'"))
+        skip();
+    config.model.storage = "halfvec";
+    for (unsigned i = 0; i < ROWS; i++) {
+        add("ann", i, "hello");
+        add_vector(0);
+        for (size_t k = 0; k < DIMENSION; k++)
+            values[i][k] = i < EDGES ? edges[i][k] : (float)rand_r(&random) / 0x7fffffff - 0.5f;
+    }
+    assert_outcome(WRITE_DONE);
+    assert_string_equal(pgwriter_found(writer).storage, "halfvec");
+    assert_string_equal(pg_text("SELECT storage FROM convstore.embedding_models"), "halfvec");
+    for (unsigned i = 0; i < ROWS; i++)
+        assert_halves_are_right(values[i], DIMENSION);
+}
+
+/* What halfvec cannot hold costs the vector, not the text. */
+static void a_value_that_halfvec_cannot_hold_is_refused(void **state)
+{
+    (void)state;
+    if (!pg_int("SELECT count(*) FROM pg_available_extensions WHERE name = 'vector'"))
+        skip();
+    config.model.storage = "halfvec";
+    add("ann", 1, "hello");
+    add_vector(0);
+    values[0][3] = 65520;
+    assert_outcome(WRITE_SUSPECT);
+    batch.isolate = true;
+    assert_outcome(WRITE_DONE);
+    assert_verdicts(ROW_STORED);
+    assert_int_equal(pg_int("SELECT count(*) FROM convstore.embeddings"), 0);
+    assert_int_equal(pg_int("SELECT count(*) FROM convstore.embedding_backlog"), 1);
+}
+
+/* Another daemon has added the columns meanwhile. */
+static void goes_over_to_pgvector_while_it_runs(void **state)
+{
+    (void)state;
+    if (!pg_int("SELECT count(*) FROM pg_available_extensions WHERE name = 'vector'"))
+        skip();
+    pg_do("CREATE SCHEMA convstore; CREATE TABLE convstore.embeddings (user_id text,"
+          " conversation_id uuid, model_id smallint, chunk int, byte_start int, byte_end int,"
+          " made_at timestamptz DEFAULT now(), embedding real[] NOT NULL,"
+          " PRIMARY KEY (user_id, conversation_id, model_id, chunk))");
+    add("ann", 1, "hello");
+    add_vector(0);
+    assert_outcome(WRITE_DONE);
+    assert_false(pgwriter_found(writer).vectors_movable);
+    pg_do("CREATE EXTENSION vector");
+    usleep((PGWRITER_LOOK_MS + 100) * 1000);
+    clear_rows();
+    add("ann", 2, "hello");
+    add_vector(0);
+    assert_outcome(WRITE_DONE);
+    assert_true(pgwriter_found(writer).vectors_movable);
+    assert_string_equal(pgwriter_found(writer).storage, "real");
+    pg_do("%s", schema_sql(2));
+    usleep((PGWRITER_LOOK_MS + 100) * 1000);
+    clear_rows();
+    add("ann", 3, "hello");
+    add_vector(0);
+    assert_outcome(WRITE_DONE);
+    assert_string_equal(pgwriter_found(writer).storage, "vector");
+    assert_false(pgwriter_found(writer).vectors_movable);
+    assert_int_equal(pg_int("SELECT count(*) FROM convstore.embeddings WHERE embedding IS NULL"
+                            " AND vector_dims(embedding_vector) = 8"),
+                     1);
+    assert_int_equal(pg_int("SELECT count(*) FROM convstore.embedding_models"), 2);
 }
 
 static void a_missing_table_of_vectors_is_named(void **state)
@@ -321,6 +418,9 @@ int main(void)
         TEST(a_key_twice_in_a_batch_harms_nothing),
         TEST(writes_no_vectors_for_dimension_0),
         TEST(writes_real_arrays_without_pgvector),
+        TEST(writes_halfvec),
+        TEST(a_value_that_halfvec_cannot_hold_is_refused),
+        TEST(goes_over_to_pgvector_while_it_runs),
         TEST(a_missing_table_of_vectors_is_named),
         TEST(a_large_batch_is_no_pipeline_deadlock),
         TEST(writes_into_partitions),

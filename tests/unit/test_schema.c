@@ -34,15 +34,26 @@ static int teardown(void **state)
     return pg_test_teardown(state);
 }
 
+static void apply_by_hand(int first, int last)
+{
+    for (int version = first; version <= last; version++)
+        pg_do("%s", schema_sql(version));
+}
+
+static bool pgvector_can_be_had(void)
+{
+    return pg_int("SELECT count(*) FROM pg_available_extensions WHERE name = 'vector'") > 0;
+}
+
 static void is_made_once(void **state)
 {
     (void)state;
     assert_int_equal(schema_ensure(conn, true, &err), 0);
     assert_int_equal(schema_ensure(conn, true, &err), 0);
-    assert_int_equal(pg_int("SELECT count(*) FROM convstore.schema_version"), 1);
+    assert_int_equal(pg_int("SELECT count(*) FROM convstore.schema_version"), SCHEMA_VERSION);
     assert_int_equal(pg_int("SELECT max(version) FROM convstore.schema_version"), SCHEMA_VERSION);
-    pg_do("%s", schema_sql(1)); /* by hand, once more: nothing changes */
-    assert_int_equal(pg_int("SELECT count(*) FROM convstore.schema_version"), 1);
+    apply_by_hand(1, SCHEMA_VERSION); /* once more: nothing changes */
+    assert_int_equal(pg_int("SELECT count(*) FROM convstore.schema_version"), SCHEMA_VERSION);
     assert_string_equal(pg_text("SELECT collation_name FROM information_schema.columns WHERE"
                                 " table_schema = 'convstore' AND table_name = 'conversations'"
                                 " AND column_name = 'user_id'"),
@@ -82,7 +93,7 @@ static void daemons_that_start_together_make_it_once(void **state)
         assert_int_not_equal(model_ids[i], 0);
         assert_int_equal(model_ids[i], model_ids[0]);
     }
-    assert_int_equal(pg_int("SELECT count(*) FROM convstore.schema_version"), 1);
+    assert_int_equal(pg_int("SELECT count(*) FROM convstore.schema_version"), SCHEMA_VERSION);
     assert_int_equal(pg_int("SELECT count(*) FROM convstore.embedding_models"), 1);
 }
 
@@ -124,7 +135,9 @@ static void without_auto_migrate_it_only_looks(void **state)
     assert_int_equal(err.fault, PG_FAULT_STOPPED);
     assert_non_null(strstr(err.text, "convstorectl schema"));
     assert_string_equal(pg_text("SELECT to_regnamespace('convstore')"), "(null)");
-    pg_do("%s", schema_sql(1));
+    apply_by_hand(1, SCHEMA_VERSION - 1);
+    assert_int_equal(schema_ensure(conn, false, &err), -1);
+    apply_by_hand(SCHEMA_VERSION, SCHEMA_VERSION);
     assert_int_equal(schema_ensure(conn, false, &err), 0);
 }
 
@@ -168,25 +181,61 @@ static void a_role_that_owns_only_its_schema_suffices(void **state)
     pg_do("DROP OWNED BY %s; DROP ROLE %s", role, role);
 }
 
+static void assert_found(const char *wanted, const char *storage, const char *column, bool movable)
+{
+    struct schema_vectors v;
+
+    assert_int_equal(schema_vectors(conn, wanted, &v, &err), 0);
+    assert_string_equal(v.storage, storage);
+    assert_string_equal(v.column, column);
+    assert_int_equal(v.movable, movable);
+    if (storage[0] != '\0' && strcmp(storage, "real") != 0)
+        assert_int_equal(v.array_type, pg_int("SELECT '%s[]'::regtype::oid", storage));
+}
+
 static void finds_how_vectors_are_stored(void **state)
 {
     struct schema_vectors v;
 
     (void)state;
-    assert_int_equal(schema_vectors(conn, &v, &err), 0);
-    assert_string_equal(v.storage, "");
+    assert_found("vector", "", "", false);
     assert_int_equal(schema_ensure(conn, true, &err), 0);
-    assert_int_equal(schema_vectors(conn, &v, &err), 0);
-    if (pg_int("SELECT count(*) FROM pg_available_extensions WHERE name = 'vector'")) {
-        assert_string_equal(v.storage, "vector");
-        assert_string_equal(v.pgvector_version,
-                            pg_text("SELECT extversion FROM pg_extension WHERE extname ="
-                                    " 'vector'"));
-        assert_int_equal(v.array_type, pg_int("SELECT 'vector[]'::regtype::oid"));
-    } else {
-        assert_string_equal(v.storage, "real");
-        assert_string_equal(v.pgvector_version, "");
+    if (!pgvector_can_be_had()) {
+        assert_found("vector", "real", "embedding", false);
+        return;
     }
+    assert_found("vector", "vector", "embedding", false);
+    assert_found("halfvec", "halfvec", "embedding_halfvec", false);
+    assert_int_equal(schema_vectors(conn, "vector", &v, &err), 0);
+    assert_string_equal(v.pgvector_version,
+                        pg_text("SELECT extversion FROM pg_extension WHERE extname = 'vector'"));
+    assert_int_equal(pg_int("SELECT count(*) FROM pg_attribute WHERE attrelid ="
+                            " 'convstore.embeddings'::regclass AND attname LIKE 'embedding%%'"
+                            " AND attstorage = 'm'"),
+                     2);
+}
+
+/* The tables were made without it. */
+static void pgvector_that_appears_gets_its_columns(void **state)
+{
+    (void)state;
+    if (!pgvector_can_be_had())
+        return;
+    pg_do("CREATE SCHEMA convstore; CREATE TABLE convstore.embeddings (user_id text,"
+          " conversation_id uuid, model_id smallint, chunk int, embedding real[] NOT NULL,"
+          " PRIMARY KEY (user_id, conversation_id, model_id, chunk)) PARTITION BY HASH (user_id);"
+          " CREATE TABLE convstore.embeddings_0 PARTITION OF convstore.embeddings"
+          " FOR VALUES WITH (MODULUS 1, REMAINDER 0)");
+    assert_int_equal(schema_ensure(conn, true, &err), 0);
+    assert_found("vector", "real", "embedding", false);
+    pg_do("CREATE SCHEMA other; CREATE EXTENSION vector SCHEMA other");
+    pg_do("SET search_path = other, pg_catalog");
+    assert_found("vector", "real", "embedding", true);
+    apply_by_hand(2, 2);
+    apply_by_hand(2, 2);
+    assert_found("vector", "vector", "embedding_vector", false);
+    assert_found("halfvec", "halfvec", "embedding_halfvec", false);
+    assert_found("real", "real", "embedding", false);
 }
 
 static void each_way_of_making_vectors_has_its_row(void **state)
@@ -220,6 +269,7 @@ int main(void)
         TEST(another_encoding_is_refused),
         TEST(a_role_that_owns_only_its_schema_suffices),
         TEST(finds_how_vectors_are_stored),
+        TEST(pgvector_that_appears_gets_its_columns),
         TEST(each_way_of_making_vectors_has_its_row),
     };
 
