@@ -8,7 +8,6 @@
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
-#include <systemd/sd-daemon.h>
 #include <unistd.h>
 
 #include "daemon/announce.h"
@@ -16,15 +15,13 @@
 #include "daemon/journal.h"
 #include "daemon/listener.h"
 #include "daemon/log.h"
+#include "daemon/notify.h"
 #include "daemon/queries.h"
 #include "daemon/server.h"
 #include "daemon/store.h"
 
 #define PROGRESS_MS 1000
-#define EXTEND_TIMEOUT_US 10000000 /* from each look that saw progress */
-#define QUIET_LOOKS_LOGGED 10      /* without progress a line comes this rarely */
-#define STRING_(x) #x
-#define STRING(x) STRING_(x)
+#define QUIET_LOOKS_LOGGED 10 /* without progress a line comes this rarely */
 #define BACKFILL_POLL_MS 10
 #define BACKFILL_POLLS_MAX 200
 
@@ -100,6 +97,7 @@ static void on_drained(uv_timer_t *timer)
     uv_close((uv_handle_t *)&drain->end_timer, NULL);
     uv_close((uv_handle_t *)&drain->deadline_timer, NULL);
     uv_close((uv_handle_t *)&drain->progress_timer, NULL);
+    notify_close(server);
     server->closing += 2;
     sessions_close(server->sessions, on_part_closed);
     batcher_close(server->batcher, on_batcher_closed);
@@ -142,16 +140,14 @@ void drain_on_write(struct server *server, uint64_t duration_ns, enum write_outc
         uv_timer_start(&drain->end_timer, on_database_down, 0, 0);
 }
 
-/* Says how far it is. systemd gets more time only for progress: a drain that stands still runs into
- * the time-out of its unit. */
+/* Says how far it is. */
 static void on_progress(uv_timer_t *timer)
 {
     struct server *server = timer->data;
     struct drain *drain = &server->drain;
     bool moved = server->outstanding < drain->seen;
 
-    sd_notifyf(0, "STATUS=Draining: %zu conversations left\n%s", server->outstanding,
-               moved ? "EXTEND_TIMEOUT_USEC=" STRING(EXTEND_TIMEOUT_US) : "");
+    notify_draining(server, moved);
     drain->quiet_looks = moved ? 0 : drain->quiet_looks + 1;
     if (moved || drain->quiet_looks % QUIET_LOOKS_LOGGED == 1)
         log_info("server.draining left=%zu progress=%s", server->outstanding, moved ? "yes" : "no");
@@ -175,7 +171,7 @@ static void on_end_signal(uv_signal_t *handle, int signum)
     if (server->state != SERVER_SERVING)
         leave(server, "second signal");
     log_info("server.draining signal=%s outstanding=%zu", strsignal(signum), server->outstanding);
-    sd_notifyf(0, "STOPPING=1\nSTATUS=Draining: %zu conversations left", server->outstanding);
+    notify_stopping(server);
     server->state = SERVER_DRAINING;
     if (server->backfill != NULL)
         backfill_stop(server->backfill);

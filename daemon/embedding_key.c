@@ -5,15 +5,15 @@
 #include <ctype.h>
 #include <errno.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
+
+#include "daemon/secret.h"
 
 #define CREDENTIAL "embedding_api_key"
 
 /* Printable and without blanks, or it could not stand in a header. */
-static int check_key(char *key, const char *path, char error[256])
+static int check_key(const char *key, const char *path, char error[256])
 {
-    key[strcspn(key, "\r\n")] = '\0';
     for (const char *c = key; *c != '\0'; c++)
         if (!isgraph((unsigned char)*c)) {
             snprintf(error, 256, "%.160s: byte %td cannot be part of an API key", path, c - key);
@@ -25,43 +25,24 @@ static int check_key(char *key, const char *path, char error[256])
     return -EINVAL;
 }
 
-static int read_file(const char *path, char ret[EMBEDDING_KEY_MAX], char error[256])
+static int read_key(const char *path, char ret[EMBEDDING_KEY_MAX], char error[256])
 {
-    FILE *file = fopen(path, "re");
-    size_t len;
+    int rc = secret_read(path, ret, EMBEDDING_KEY_MAX);
 
-    if (file == NULL) {
-        snprintf(error, 256, "the API key: %.160s: %s", path, strerror(errno));
-        return -EINVAL;
-    }
-    setvbuf(file, NULL, _IONBF, 0); /* no second copy of the key in memory */
-    len = fread(ret, 1, EMBEDDING_KEY_MAX, file);
-    fclose(file);
-    if (len == EMBEDDING_KEY_MAX) {
+    if (rc == -EFBIG)
         snprintf(error, 256, "%.160s: longer than an API key (%d bytes)", path,
                  EMBEDDING_KEY_MAX - 1);
-        return -EINVAL;
-    }
-    ret[len] = '\0';
-    return check_key(ret, path, error);
+    else if (rc != 0)
+        snprintf(error, 256, "the API key: %.160s: %s", path, strerror(-rc));
+    return rc == 0 ? check_key(ret, path, error) : -EINVAL;
 }
 
 int embedding_key_read(const struct config *config, char ret[EMBEDDING_KEY_MAX], char error[256])
 {
-    const char *directory = getenv("CREDENTIALS_DIRECTORY");
-    char path[4096];
-    FILE *file;
+    char path[SECRET_PATH_MAX];
 
     ret[0] = '\0';
     if (config->embedding.api_key_file[0] != '\0')
-        return read_file(config->embedding.api_key_file, ret, error);
-    if (directory == NULL)
-        return 0;
-    snprintf(path, sizeof path, "%s/%s", directory, CREDENTIAL);
-    file = fopen(path, "re");
-    if (file == NULL && errno == ENOENT)
-        return 0; /* the unit gives other credentials */
-    if (file != NULL)
-        fclose(file);
-    return read_file(path, ret, error);
+        return read_key(config->embedding.api_key_file, ret, error);
+    return secret_credential(CREDENTIAL, path) ? read_key(path, ret, error) : 0;
 }

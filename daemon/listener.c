@@ -1,5 +1,6 @@
 /* At the limit of connections nothing is accepted: libuv then stops polling the socket, and clients
- * wait in the kernel's queue until a session ends. Nobody is turned away. */
+ * wait in the kernel's queue until a session ends. Nobody is turned away. Where systemd holds the
+ * sockets they wait there while no daemon runs, too; a socket is recognised by its path. */
 #include "daemon/listener.h"
 
 #include <errno.h>
@@ -9,6 +10,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <systemd/sd-daemon.h>
 #include <unistd.h>
 
 #include "daemon/log.h"
@@ -118,6 +120,38 @@ static int bind_with_mode(uv_pipe_t *pipe, const char *path, mode_t mode)
     return rc;
 }
 
+/* The descriptor that systemd hands over for this path; -1: none. */
+static int inherited(const char *path)
+{
+    int count = sd_listen_fds(0);
+
+    for (int fd = SD_LISTEN_FDS_START; fd < SD_LISTEN_FDS_START + count; fd++)
+        if (sd_is_socket_unix(fd, SOCK_STREAM, 1, path, 0) > 0)
+            return fd;
+    return -1;
+}
+
+int listener_check_inherited(const char *socket, const char *control_socket, char ret_error[512])
+{
+    int count = sd_listen_fds(0);
+
+    for (int fd = SD_LISTEN_FDS_START; fd < SD_LISTEN_FDS_START + count; fd++) {
+        struct sockaddr_un address = {.sun_family = AF_UNSPEC};
+        socklen_t len = sizeof address - 1;
+
+        if (sd_is_socket_unix(fd, SOCK_STREAM, 1, socket, 0) > 0 ||
+            sd_is_socket_unix(fd, SOCK_STREAM, 1, control_socket, 0) > 0)
+            continue;
+        getsockname(fd, (struct sockaddr *)&address, &len);
+        snprintf(ret_error, ERROR_BYTES,
+                 "systemd hands over the socket %.108s, which is neither listen.socket nor "
+                 "listen.control_socket: make convstored.socket and the configuration agree",
+                 address.sun_family == AF_UNIX ? address.sun_path : "(not a Unix socket)");
+        return -1;
+    }
+    return 0;
+}
+
 static void on_pipe_closed(uv_handle_t *handle)
 {
     struct listener *l = handle->data;
@@ -131,14 +165,16 @@ int listener_open(uv_loop_t *loop, const struct listener_config *config, struct 
                   struct listener **ret, char ret_error[512])
 {
     struct listener *l;
-    int rc;
+    int fd, rc;
 
     if (strlen(config->path) >= sizeof((struct sockaddr_un *)0)->sun_path) {
         snprintf(ret_error, ERROR_BYTES,
                  "%.200s: longer than a Unix socket's path may be (107 bytes)", config->path);
         return -1;
     }
-    if (check_directory(config->path, ret_error) != 0 || clear_path(config->path, ret_error) != 0)
+    fd = inherited(config->path);
+    if (fd < 0 &&
+        (check_directory(config->path, ret_error) != 0 || clear_path(config->path, ret_error) != 0))
         return -1;
     l = calloc(1, sizeof *l);
     if (l == NULL) {
@@ -149,7 +185,8 @@ int listener_open(uv_loop_t *loop, const struct listener_config *config, struct 
     l->config = *config;
     uv_pipe_init(loop, &l->pipe, 0);
     l->pipe.data = l;
-    rc = bind_with_mode(&l->pipe, config->path, config->mode);
+    rc =
+        fd >= 0 ? uv_pipe_open(&l->pipe, fd) : bind_with_mode(&l->pipe, config->path, config->mode);
     if (rc == 0)
         rc = uv_listen((uv_stream_t *)&l->pipe, LISTEN_BACKLOG, on_connection);
     if (rc != 0) {

@@ -16,16 +16,21 @@ struct listener_config {
     size_t max_connections; /* of all sessions; beyond it connections wait to be accepted */
 };
 
-/* Binds and listens. A socket file that nobody listens on any more is replaced. 0; or -1 with one
- * clear line in ret_error. */
+/* Do the sockets that systemd hands over (LISTEN_FDS), if any, belong to one of these paths? 0; or
+ * -1 with one clear line in ret_error: clients would wait for ever on one that nobody serves. */
+int listener_check_inherited(const char *socket, const char *control_socket, char ret_error[512])
+    __attribute__((warn_unused_result));
+
+/* Listens on the socket that systemd holds for this path; without one binds. A socket file that
+ * nobody listens on any more is replaced. 0; or -1 with one clear line in ret_error. */
 int listener_open(uv_loop_t *loop, const struct listener_config *config, struct sessions *sessions,
                   struct listener **ret, char ret_error[512]) __attribute__((warn_unused_result));
 
 /* There may be room for connections that had to wait. */
 void listener_accept_waiting(struct listener *l);
 
-/* Stops listening and removes the socket file; connections live on. on_closed runs when the handle
- * is gone. */
+/* Stops listening; connections live on. Removes the socket file unless it is systemd's: there
+ * clients wait for the next daemon. on_closed runs when the handle is gone. */
 void listener_close(struct listener *l, void *owner, void (*on_closed)(void *owner));
 
 #endif

@@ -19,12 +19,16 @@
 #include <string.h>
 #include <time.h>
 
+#include "daemon/secret.h"
+
 #define PG_CONNECT_TIMEOUT_S 10
 #define PG_STATEMENT_TIMEOUT_MS 30000
 #define PG_LOCK_TIMEOUT_MS 5000
 /* Longer than any one statement may take, so that the server's own time-out speaks first. */
 #define PG_SILENCE_MS 45000
 #define PG_HOSTS_MAX 16
+#define PG_PASSWORD_MAX 1024
+#define PASSWORD_CREDENTIAL "database_password"
 
 #define STRING_(x) #x
 #define STRING(x) STRING_(x)
@@ -353,10 +357,11 @@ static size_t split_hosts(const char *conninfo, struct host hosts[PG_HOSTS_MAX],
     return count;
 }
 
-/* Later entries win over earlier ones: our defaults, conninfo, the one host. */
-static PGconn *connect_start(const char *conninfo, const struct host *h)
+/* Later entries win over earlier ones: our defaults, the password's credential (an empty value
+ * counts as none), conninfo, the one host. */
+static PGconn *connect_start(const char *conninfo, const struct host *h, const char *password)
 {
-    const char *keywords[DEFAULT_COUNT + 5], *values[DEFAULT_COUNT + 5];
+    const char *keywords[DEFAULT_COUNT + 6], *values[DEFAULT_COUNT + 6];
     size_t n = 0;
 
     for (size_t i = 0; i < DEFAULT_COUNT; i++) {
@@ -365,6 +370,8 @@ static PGconn *connect_start(const char *conninfo, const struct host *h)
         keywords[n] = defaults[i].keyword;
         values[n++] = defaults[i].value;
     }
+    keywords[n] = "password";
+    values[n++] = password;
     keywords[n] = "dbname";
     values[n++] = conninfo;
     keywords[n] = "host";
@@ -384,10 +391,10 @@ static void ignore_notice(void *arg, const PGresult *result)
     (void)result;
 }
 
-static int connect_host(const char *conninfo, const struct host *h, int timeout_s, PGconn **ret,
-                        struct pg_error *err)
+static int connect_host(const char *conninfo, const struct host *h, int timeout_s,
+                        const char *password, PGconn **ret, struct pg_error *err)
 {
-    PGconn *conn = connect_start(conninfo, h);
+    PGconn *conn = connect_start(conninfo, h, password);
     int64_t deadline_ms = now_ms() + (int64_t)timeout_s * 1000;
     PostgresPollingStatusType state = PGRES_POLLING_WRITING;
     short ignored;
@@ -461,19 +468,39 @@ static int session_set_up(PGconn *conn, struct pgconn_settings *ret, struct pg_e
     return 0;
 }
 
+/* Read anew for each connection, so that a changed file is seen without a restart. */
+static int read_password(char ret[PG_PASSWORD_MAX], struct pg_error *err)
+{
+    char path[SECRET_PATH_MAX];
+    int rc;
+
+    ret[0] = '\0';
+    if (!secret_credential(PASSWORD_CREDENTIAL, path))
+        return 0;
+    rc = secret_read(path, ret, PG_PASSWORD_MAX);
+    if (rc != 0)
+        pg_error_set(err, PG_FAULT_STOPPED, "the database's password: %s: %s", path, strerror(-rc));
+    return rc;
+}
+
 int pgconn_open(const char *conninfo, PGconn **ret, struct pgconn_settings *ret_settings,
                 struct pg_error *err)
 {
     struct host hosts[PG_HOSTS_MAX];
+    char password[PG_PASSWORD_MAX];
     int timeout_s, result = -1;
-    size_t count = split_hosts(conninfo, hosts, &timeout_s);
+    size_t count;
     PGconn *conn = NULL;
 
+    if (read_password(password, err) != 0)
+        return -1;
+    count = split_hosts(conninfo, hosts, &timeout_s);
     for (size_t i = 0; i < count; i++) {
         if (result != 0)
-            result = connect_host(conninfo, &hosts[i], timeout_s, &conn, err);
+            result = connect_host(conninfo, &hosts[i], timeout_s, password, &conn, err);
         host_done(&hosts[i]);
     }
+    explicit_bzero(password, sizeof password);
     if (result == 0 && session_set_up(conn, ret_settings, err) != 0) {
         PQfinish(conn);
         return -1;

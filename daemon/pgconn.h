@@ -33,6 +33,7 @@ struct pgconn_settings {
 };
 
 /* Connects to the first host of conninfo that answers and takes writes, and sets the session up.
+ * The password comes from conninfo, else from the credential "database_password" (daemon/secret.h).
  * Each host has connect_timeout seconds (10 by default). 0 with the connection in non-blocking
  * mode, outside pipeline mode; or -1 with *err. */
 int pgconn_open(const char *conninfo, PGconn **ret, struct pgconn_settings *ret_settings,

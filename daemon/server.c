@@ -10,7 +10,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
-#include <systemd/sd-daemon.h>
 #include <unistd.h>
 
 #include "daemon/announce.h"
@@ -22,6 +21,7 @@
 #include "daemon/latency.h"
 #include "daemon/listener.h"
 #include "daemon/log.h"
+#include "daemon/notify.h"
 #include "daemon/queries.h"
 #include "daemon/rpc.h"
 #include "daemon/store.h"
@@ -305,6 +305,8 @@ static int start_listeners(struct server *server, char *error)
         .max_connections = services.max_connections + RESERVED_DESCRIPTORS / 2,
     };
 
+    if (listener_check_inherited(services.path, control.path, error) != 0)
+        return -1;
     if (listener_open(server->loop, &services, server->sessions, &server->listener, error) != 0 ||
         listener_open(server->loop, &control, server->sessions, &server->control_listener, error) !=
             0)
@@ -457,6 +459,7 @@ int server_start(struct server *server, uv_loop_t *loop, const struct config *co
         snprintf(ret_error, ERROR_BYTES, "write workers: %s", uv_strerror(rc));
         return -1;
     }
+    notify_starting();
     if (open_journal(server, ret_error) != 0)
         return -1;
     drain_start(server);
@@ -469,6 +472,6 @@ int server_start(struct server *server, uv_loop_t *loop, const struct config *co
     latency_take_short_turns(); /* after the workers' start: theirs are long */
     offer_room(server);         /* what recovery found comes first */
     announce_start(server);
-    sd_notify(0, "READY=1");
+    notify_ready(server);
     return 0;
 }

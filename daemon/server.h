@@ -14,6 +14,7 @@
 #include "daemon/failover.h"
 #include "daemon/flush.h"
 #include "daemon/health.h"
+#include "daemon/notify.h"
 #include "daemon/session.h"
 #include "daemon/stats.h"
 #include "daemon/waiters.h"
@@ -53,6 +54,7 @@ struct server {
     struct waiters waiters;  /* calls that wait for rows */
     struct json_buffer json; /* metadata of the message that is being read */
     struct drain drain;
+    struct notify notify;
     unsigned closing; /* modules and handles whose close callback is due */
 };
 

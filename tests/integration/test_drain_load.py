@@ -81,7 +81,7 @@ class DrainUnderLoad(Scenario):
         d.signal(signal.SIGTERM)
         time.sleep(2.5)
         told = self.messages()
-        self.assertIn("STOPPING=1", told[0])
+        self.assertIn("STOPPING=1", "".join(told))
         self.assertGreaterEqual(sum("STATUS=Draining: 600 " in m for m in told), 2)
         self.assertNotIn("EXTEND_TIMEOUT_USEC", "".join(told))
         holder.rollback()
