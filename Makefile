@@ -5,6 +5,10 @@ PYTHON ?= /usr/bin/python3
 VERSION := 0.1.0
 
 PREFIX ?= /usr/local
+LIBDIR ?= $(PREFIX)/lib
+UNITDIR ?= $(PREFIX)/lib/systemd/system
+SYSCONFDIR ?= /etc
+MAN_PAGES = $(wildcard */man/*.[1-8] */*.[1-8])
 JOBS ?= $(shell nproc)
 
 PKGS := libuv libpq libcurl msgpack libsystemd jansson libxxhash
@@ -40,7 +44,7 @@ ARCHIVES := $(BUILD)/libsupport.a $(BUILD)/libbench.a $(BUILD)/libdaemon.a $(BUI
   $(BUILD)/libproto.a
 PROGRAMS := $(BUILD)/convstored $(BUILD)/convstorectl $(BUILD)/libconvstore.so
 
-.PHONY: all build programs check deps run test bench fmt lint asan tsan fuzz install clean help \
+.PHONY: all build programs check deps run test bench fmt lint asan tsan fuzz install uninstall clean help \
   campaign-power campaign-kill campaign-points campaign-outage campaign-pg
 # A fresh machine has no pkg-config before deps has run: what needs it is a make of its own.
 all: deps
@@ -59,7 +63,7 @@ help:
 	@echo "make campaign-kill campaign-points campaign-outage  the daemon killed 1,000 times, and at each"
 	@echo "              named point; PostgreSQL away for a million conversations"
 	@echo "make campaign-pg  2,500 faults of PostgreSQL under load, PgBouncer too (make test: 250)"
-	@echo "make install  to PREFIX (/usr/local) below DESTDIR"
+	@echo "make install uninstall  to PREFIX (/usr/local) below DESTDIR; units, configuration and all"
 	@echo "make deps     install what is missing; all, clean; V=1 shows each command"
 
 deps:
@@ -145,21 +149,41 @@ run-fuzz-%: $(BUILD)/fuzz_%
 $(BUILD)/fuzz_%: $(BUILD)/tests/fuzz/fuzz_%.o $(BUILD)/libdaemon.a $(BUILD)/libproto.a
 	$(CC) -fsanitize=fuzzer $(LDFLAGS_ALL) -o $@ $^ $(LIBS)
 
-# The static library carries proto/ with it, so that one -lconvstore is enough.
+# The static library carries proto/ with it, so that one -lconvstore is enough. A configuration that is
+# there is kept. Packages set PREFIX=/usr, LIBDIR and UNITDIR.
 install: programs $(BUILD)/convstore-bench
 	install -D -t $(DESTDIR)$(PREFIX)/bin $(BUILD)/convstorectl $(BUILD)/convstore-bench
 	install -D -t $(DESTDIR)$(PREFIX)/sbin $(BUILD)/convstored
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/include client/convstore.h
-	install -D $(BUILD)/libconvstore.so $(DESTDIR)$(PREFIX)/lib/libconvstore.so.1
-	ln -sf libconvstore.so.1 $(DESTDIR)$(PREFIX)/lib/libconvstore.so
-	rm -f $(DESTDIR)$(PREFIX)/lib/libconvstore.a
-	ar rcs $(DESTDIR)$(PREFIX)/lib/libconvstore.a $(CLIENT) $(PROTO)
-	mkdir -p $(DESTDIR)$(PREFIX)/lib/pkgconfig
+	install -D -m 644 $(BUILD)/libconvstore.so $(DESTDIR)$(LIBDIR)/libconvstore.so.1
+	ln -sf libconvstore.so.1 $(DESTDIR)$(LIBDIR)/libconvstore.so
+	rm -f $(DESTDIR)$(LIBDIR)/libconvstore.a
+	ar rcs $(DESTDIR)$(LIBDIR)/libconvstore.a $(CLIENT) $(PROTO)
+	install -d $(DESTDIR)$(LIBDIR)/pkgconfig $(DESTDIR)$(UNITDIR)
 	printf '%s\n' 'Name: libconvstore' 'Description: hands conversations to convstored' \
-	  'Version: $(VERSION)' 'Requires.private: msgpack' 'Libs: -L$(PREFIX)/lib -lconvstore' \
-	  'Cflags: -I$(PREFIX)/include' > $(DESTDIR)$(PREFIX)/lib/pkgconfig/convstore.pc
-	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/convstore config/convstored.conf \
+	  'Version: $(VERSION)' 'Libs: -L$(LIBDIR) -lconvstore' 'Libs.private: -lmsgpackc' \
+	  'Cflags: -I$(PREFIX)/include' > $(DESTDIR)$(LIBDIR)/pkgconfig/convstore.pc
+	for unit in convstored.service convstored.socket; do sed 's,/usr/\(s\?bin\)/conv,$(PREFIX)/\1/conv,' \
+	  systemd/$$unit > $(DESTDIR)$(UNITDIR)/$$unit && chmod 644 $(DESTDIR)$(UNITDIR)/$$unit; done
+	install -D -m 644 systemd/convstored.sysusers $(DESTDIR)$(PREFIX)/lib/sysusers.d/convstored.conf
+	install -D -m 644 systemd/convstored.tmpfiles $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/convstored.conf
+	install -D -m 644 systemd/completion/convstorectl.bash \
+	  $(DESTDIR)$(PREFIX)/share/bash-completion/completions/convstorectl
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/zsh/vendor-completions systemd/completion/_convstorectl
+	$(foreach page,$(MAN_PAGES),install -D -m 644 -t \
+	  $(DESTDIR)$(PREFIX)/share/man/man$(subst .,,$(suffix $(page))) $(page) &&) true
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/convstore $(wildcard config/*.*) \
 	  proto/PROTOCOL.md README.md LICENSE
+	[ -e $(DESTDIR)$(SYSCONFDIR)/convstore/convstored.conf ] || \
+	  install -D -m 644 -t $(DESTDIR)$(SYSCONFDIR)/convstore config/convstored.conf
+# What an install would put there, so that there is no second list; the configuration stays.
+uninstall:
+	rm -rf $(BUILD)/uninstall
+	$(MAKE) --no-print-directory install DESTDIR=$(BUILD)/uninstall >/dev/null
+	find $(BUILD)/uninstall ! -type d ! -path '*/convstore/convstored.conf' -printf '%P\n' | \
+	  while read -r file; do rm -f "$(DESTDIR)/$$file"; done
+	rm -rf $(DESTDIR)$(PREFIX)/share/doc/convstore
+	rm -rf $(BUILD)/uninstall
 
 # The journal through 10 million simulated losses of power; a failure prints the seed that replays it.
 campaign-power: $(BUILD)/campaign/power
