@@ -13,6 +13,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <limits.h>
 #include <inttypes.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -66,6 +67,7 @@ struct batcher {
     void (*on_closed)(void *owner);
     bool closing;
     bool urgent;
+    bool rest;
     struct conversation_list backlog;
     TAILQ_HEAD(batch_list, batch) batches; /* oldest first */
     unsigned batch_count;
@@ -428,8 +430,15 @@ static void on_retry_timer(uv_timer_t *timer)
     resume_paused(timer->data);
 }
 
-/* Sends the paused batches whose time has come: all of them while the database answers, else one at
- * a time. */
+/* How many batches may be with the writers at once. More than there are writers wait there. */
+static unsigned writing_allowed(const struct batcher *b)
+{
+    if (!database_answers(b))
+        return 1;
+    return b->rest && !b->urgent ? (b->config.write_threads + 1) / 2 : UINT_MAX;
+}
+
+/* Sends the paused batches whose time has come. */
 static void resume_paused(struct batcher *b)
 {
     uint64_t now = uv_now(b->loop);
@@ -444,7 +453,7 @@ static void resume_paused(struct batcher *b)
             next = batch->resume_at_ms < next ? batch->resume_at_ms : next;
             continue;
         }
-        if (database_answers(b) || b->writing == 0)
+        if (b->writing < writing_allowed(b))
             write_batch(batch);
     }
     if (next != UINT64_MAX)
@@ -497,8 +506,16 @@ void batcher_push(struct batcher *b, struct conversation *c)
 void batcher_set_urgent(struct batcher *b, bool urgent)
 {
     b->urgent = urgent;
-    if (urgent)
-        cut_batches(b);
+    if (!urgent)
+        return;
+    resume_paused(b);
+    cut_batches(b);
+}
+
+void batcher_rest(struct batcher *b, bool rest)
+{
+    b->rest = rest;
+    resume_paused(b);
 }
 
 void batcher_load(const struct batcher *b, size_t *ret_count, size_t *ret_bytes)

@@ -92,6 +92,7 @@ static void on_drained(uv_timer_t *timer)
     flush_end_all(&server->flushes);
     queries_close(server->queries); /* what was asked is answered, before the sessions go */
     health_close(server);
+    precedence_close(server);
     uv_close((uv_handle_t *)&drain->sigterm, NULL);
     uv_close((uv_handle_t *)&drain->sigint, NULL);
     uv_close((uv_handle_t *)&drain->end_timer, NULL);

@@ -102,9 +102,11 @@ enum wire_code server_take(struct server *server, struct conversation *c, struct
 static void on_durable(void *owner, struct conversation *c)
 {
     struct server *server = owner;
+    uint64_t took_ns = uv_hrtime() - c->read_ns;
 
     server->stats.accepted++;
-    stats_record(&server->stats, OPERATION_QUEUE, uv_hrtime() - c->read_ns, true);
+    server->stats.slow_acks += took_ns > PRECEDENCE_SLOW_NS;
+    stats_record(&server->stats, OPERATION_QUEUE, took_ns, true);
     store_on_durable(server, c);
 }
 
@@ -463,7 +465,7 @@ int server_start(struct server *server, uv_loop_t *loop, const struct config *co
     if (open_journal(server, ret_error) != 0)
         return -1;
     drain_start(server);
-    if (health_start(server) != 0) {
+    if (health_start(server) != 0 || precedence_start(server) != 0) {
         snprintf(ret_error, ERROR_BYTES, "timer: out of memory");
         return -1;
     }

@@ -15,6 +15,7 @@
 #include "daemon/flush.h"
 #include "daemon/health.h"
 #include "daemon/notify.h"
+#include "daemon/precedence.h"
 #include "daemon/session.h"
 #include "daemon/stats.h"
 #include "daemon/waiters.h"
@@ -44,6 +45,7 @@ struct server {
     struct journal *journal;
     struct embedding_stage *embedding;
     struct batcher *batcher;
+    struct precedence precedence;
     struct failover failover;
     struct queries *queries;
     struct dead_letters dead_letters;

@@ -33,6 +33,7 @@ struct stats_operation; /* one operation's histograms */
 
 struct stats {
     uint64_t accepted;   /* conversations acked */
+    uint64_t slow_acks;  /* of them: over PRECEDENCE_SLOW_NS */
     uint64_t completed;  /* rows committed, duplicates and replays included */
     uint64_t duplicates; /* the same conversation sent again */
     uint64_t replayed;   /* our own retry or replay met its row */

@@ -1,0 +1,97 @@
+/* Goal: writers rest under a load that they could not keep up with anyhow, and under no other. */
+#include "daemon/precedence.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+
+#include <cmocka.h>
+
+struct load {
+    struct precedence p;
+    uint64_t accepted, slow, completed;
+};
+
+/* One second; slow in tenths of a percent. */
+static bool second(struct load *l, uint64_t in, uint64_t slow, uint64_t out)
+{
+    l->accepted += in;
+    l->slow += in * slow / 1000;
+    l->completed += out;
+    return precedence_decide(&l->p, l->accepted, l->slow, l->completed);
+}
+
+static void test_overload_has_writers_rest(void **state)
+{
+    struct load l = {.accepted = 0};
+
+    (void)state;
+    assert_false(second(&l, 20000, 50, 14000));
+    assert_true(second(&l, 20000, 50, 14000));
+    for (int i = 0; i < 50; i++)
+        assert_true(second(&l, 50000, 5, 9000));
+}
+
+static void test_what_writers_keep_up_with_is_no_overload(void **state)
+{
+    struct load l = {.accepted = 0};
+
+    (void)state;
+    for (int i = 0; i < 100; i++)
+        assert_false(second(&l, 14000, 50, 13000));
+}
+
+static void test_quick_acks_need_no_rest(void **state)
+{
+    struct load l = {.accepted = 0};
+
+    (void)state;
+    for (int i = 0; i < 100; i++)
+        assert_false(second(&l, 50000, 9, 14000));
+}
+
+static void test_a_database_that_is_away_is_no_overload(void **state)
+{
+    struct load l = {.accepted = 0};
+
+    (void)state;
+    for (int i = 0; i < 10; i++)
+        assert_false(second(&l, 50000, 50, 0));
+}
+
+static void test_the_rest_ends_when_all_writers_could_keep_up(void **state)
+{
+    struct load l = {.accepted = 0};
+
+    (void)state;
+    assert_false(second(&l, 20000, 50, 14000));
+    assert_true(second(&l, 20000, 50, 14000));
+    assert_true(second(&l, 15000, 5, 9000));
+    assert_false(second(&l, 13000, 5, 9000));
+}
+
+static void test_once_a_minute_all_writers_are_measured_again(void **state)
+{
+    struct load l = {.accepted = 0};
+    unsigned rested = 0;
+
+    (void)state;
+    for (int i = 0; i < 620; i++)
+        rested += second(&l, 20000, 50, 14000);
+    assert_in_range(rested, 600 - 20, 600 + 10);
+    assert_true(rested < 610);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_overload_has_writers_rest),
+        cmocka_unit_test(test_what_writers_keep_up_with_is_no_overload),
+        cmocka_unit_test(test_quick_acks_need_no_rest),
+        cmocka_unit_test(test_a_database_that_is_away_is_no_overload),
+        cmocka_unit_test(test_the_rest_ends_when_all_writers_could_keep_up),
+        cmocka_unit_test(test_once_a_minute_all_writers_are_measured_again),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
