@@ -13,7 +13,6 @@
 
 #include <assert.h>
 #include <errno.h>
-#include <limits.h>
 #include <inttypes.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -67,7 +66,8 @@ struct batcher {
     void (*on_closed)(void *owner);
     bool closing;
     bool urgent;
-    bool rest;
+    uint64_t rows_per_second; /* the pace of writing; 0: as fast as it goes */
+    uint64_t next_write_ms;   /* by that pace */
     struct conversation_list backlog;
     TAILQ_HEAD(batch_list, batch) batches; /* oldest first */
     unsigned batch_count;
@@ -202,13 +202,25 @@ static void write_batch(struct batch *batch)
     handoff_submit(b->writers, &batch->job);
 }
 
+/* When a batch of `count` rows may be written that is ready now. */
+static uint64_t paced_ms(struct batcher *b, size_t count)
+{
+    uint64_t now = uv_now(b->loop);
+    uint64_t start = b->next_write_ms > now ? b->next_write_ms : now;
+
+    if (b->rows_per_second == 0 || b->urgent)
+        return 0;
+    b->next_write_ms = start + count * 1000 / b->rows_per_second;
+    return start;
+}
+
 /* resume_paused() knows who may write now. */
 static void write_when_allowed(struct batch *batch)
 {
     batch->write.vectors = batch->texts.vectors;
     batch->write.vector_count = batch->texts.vector_count;
     batch->state = BATCH_PAUSED;
-    batch->resume_at_ms = 0;
+    batch->resume_at_ms = paced_ms(batch->batcher, batch->write.count);
     resume_paused(batch->batcher);
 }
 
@@ -430,15 +442,8 @@ static void on_retry_timer(uv_timer_t *timer)
     resume_paused(timer->data);
 }
 
-/* How many batches may be with the writers at once. More than there are writers wait there. */
-static unsigned writing_allowed(const struct batcher *b)
-{
-    if (!database_answers(b))
-        return 1;
-    return b->rest && !b->urgent ? (b->config.write_threads + 1) / 2 : UINT_MAX;
-}
-
-/* Sends the paused batches whose time has come. */
+/* Sends the paused batches whose time has come: all of them while the database answers, else one at
+ * a time. */
 static void resume_paused(struct batcher *b)
 {
     uint64_t now = uv_now(b->loop);
@@ -453,7 +458,7 @@ static void resume_paused(struct batcher *b)
             next = batch->resume_at_ms < next ? batch->resume_at_ms : next;
             continue;
         }
-        if (b->writing < writing_allowed(b))
+        if (database_answers(b) || b->writing == 0)
             write_batch(batch);
     }
     if (next != UINT64_MAX)
@@ -506,16 +511,13 @@ void batcher_push(struct batcher *b, struct conversation *c)
 void batcher_set_urgent(struct batcher *b, bool urgent)
 {
     b->urgent = urgent;
-    if (!urgent)
-        return;
-    resume_paused(b);
-    cut_batches(b);
+    if (urgent)
+        cut_batches(b);
 }
 
-void batcher_rest(struct batcher *b, bool rest)
+void batcher_set_pace(struct batcher *b, uint64_t rows_per_second)
 {
-    b->rest = rest;
-    resume_paused(b);
+    b->rows_per_second = rows_per_second;
 }
 
 void batcher_load(const struct batcher *b, size_t *ret_count, size_t *ret_bytes)

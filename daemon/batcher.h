@@ -67,8 +67,8 @@ void batcher_push(struct batcher *b, struct conversation *c);
 /* While urgent, batches leave at once, full or not (flush, drain). */
 void batcher_set_urgent(struct batcher *b, bool urgent);
 
-/* While at rest, half of the writers (one at least) stay idle, unless batches are urgent. */
-void batcher_rest(struct batcher *b, bool rest);
+/* Batches that are not urgent are written at that pace at most; 0: as fast as it goes. */
+void batcher_set_pace(struct batcher *b, uint64_t rows_per_second);
 
 /* Conversations and bytes that it holds, waiting or in batches. */
 void batcher_load(const struct batcher *b, size_t *ret_count, size_t *ret_bytes);

@@ -1,17 +1,22 @@
-/* The hard thing is that writers at rest do not show what they could do: a load that two of them
- * would keep up with must not wait behind one for ever. So the rest ends when no more comes in than
- * all of them stored before, and once a minute to measure that anew. */
+/* The hard thing is that writers which keep a pace do not show what they could do: a load that they
+ * could keep up with must not wait for ever. So the pace ends when no more comes in than they
+ * stored without it, and once a minute to measure that anew. */
 #include "daemon/precedence.h"
+
+#include <inttypes.h>
+#include <stdbool.h>
 
 #include "daemon/log.h"
 #include "daemon/server.h"
 
-#define INTERVAL_MS 1000
-#define OVERLOADED_SECONDS 2 /* before writers rest: the first second after a pause tells little   \
-                              */
-#define HELD_SECONDS 60
+#define LOOKS_PER_SECOND 2u
+#define OVERLOADED_LOOKS 2 /* before a pace: the first after a pause tells little */
+#define PACED_LOOKS (60 * LOOKS_PER_SECOND)
+/* Of what was stored under the overload, which is itself less than the writers can do alone: about
+ * half of that is left. */
+#define PACE_PERCENT 65
 
-bool precedence_decide(struct precedence *p, uint64_t accepted, uint64_t slow, uint64_t completed)
+uint64_t precedence_pace(struct precedence *p, uint64_t accepted, uint64_t slow, uint64_t completed)
 {
     uint64_t in = accepted - p->accepted, out = completed - p->completed;
     bool slow_acks = (slow - p->slow) * 100 > in; /* over 1 % */
@@ -19,30 +24,30 @@ bool precedence_decide(struct precedence *p, uint64_t accepted, uint64_t slow, u
     p->accepted = accepted;
     p->slow = slow;
     p->completed = completed;
-    if (p->held > 0) {
-        p->held = in > p->rows && p->held < HELD_SECONDS ? p->held + 1 : 0;
-        return p->held > 0;
+    if (p->paced > 0) {
+        p->paced = in > p->rows && p->paced < PACED_LOOKS ? p->paced + 1 : 0;
+    } else {
+        p->rows = out;
+        p->overloaded = slow_acks && out > 0 && in > out + out / 4 ? p->overloaded + 1 : 0;
+        p->paced = p->overloaded >= OVERLOADED_LOOKS;
     }
-    p->rows = out;
-    p->overloaded = slow_acks && out > 0 && in > out + out / 4 ? p->overloaded + 1 : 0;
-    if (p->overloaded >= OVERLOADED_SECONDS) {
-        p->overloaded = 0;
-        p->held = 1;
-    }
-    return p->held > 0;
+    if (p->paced == 0)
+        return 0;
+    p->overloaded = 0;
+    return (p->rows * LOOKS_PER_SECOND * PACE_PERCENT + 99) / 100;
 }
 
-static void on_second(uv_timer_t *timer)
+static void on_look(uv_timer_t *timer)
 {
     struct server *server = timer->data;
-    bool before = server->precedence.held > 0;
-    bool rest = precedence_decide(&server->precedence, server->stats.accepted,
-                                  server->stats.slow_acks, server->stats.completed);
+    const struct stats *stats = &server->stats;
+    bool before = server->precedence.paced > 0;
+    uint64_t pace =
+        precedence_pace(&server->precedence, stats->accepted, stats->slow_acks, stats->completed);
 
-    if (rest == before)
-        return;
-    log_debug("batch.precedence writers=%s", rest ? "half" : "all");
-    batcher_rest(server->batcher, rest);
+    batcher_set_pace(server->batcher, pace);
+    if (before != (pace > 0))
+        log_debug("batch.pace rows_per_second=%" PRIu64, pace);
 }
 
 int precedence_start(struct server *server)
@@ -51,7 +56,9 @@ int precedence_start(struct server *server)
     int rc = uv_timer_init(server->loop, timer);
 
     timer->data = server;
-    return rc == 0 ? uv_timer_start(timer, on_second, INTERVAL_MS, INTERVAL_MS) : rc;
+    return rc == 0
+               ? uv_timer_start(timer, on_look, 1000 / LOOKS_PER_SECOND, 1000 / LOOKS_PER_SECOND)
+               : rc;
 }
 
 void precedence_close(struct server *server)
