@@ -27,6 +27,8 @@ static const struct ctl_command commands[] = {
      ctl_run_embeddings},
     {"reembed", "give every conversation a vector of the current model", ctl_reembed_help,
      ctl_run_reembed},
+    {"migrate-vectors", "move vectors to the daemon's embedding.storage", ctl_migrate_vectors_help,
+     ctl_run_migrate_vectors},
     {"schema", "print the SQL of the tables and the grants", ctl_schema_help, ctl_run_schema},
 };
 

@@ -61,6 +61,7 @@ struct backfill_job {
     bool counted;
     uint64_t backlog;
     uint64_t count_ms;
+    struct pgwriter_found found;
 };
 
 struct backfill {
@@ -116,18 +117,10 @@ static int run_claim(struct pgwriter *w, struct backfill_job *job)
                              &job->error);
 }
 
-static void worker_run(void *state, struct handoff_job *handoff_job)
+static void run_job(struct pgwriter *w, struct backfill_job *job)
 {
-    struct backfill_job *job = (struct backfill_job *)handoff_job;
-    struct pgwriter *w = state;
     uint64_t started = uv_hrtime();
 
-    job->result = -1;
-    job->counted = false;
-    if (w == NULL) {
-        pg_error_set(&job->error, PG_FAULT_PASSING, "out of memory");
-        return;
-    }
     if (job->settle) {
         job->result = backfill_pg_settle(w, &job->window, job->claims, &job->error);
         return;
@@ -139,6 +132,21 @@ static void worker_run(void *state, struct handoff_job *handoff_job)
         job->count_ms = (uv_hrtime() - started) / 1000000;
     }
     job->result = job->claim_limit > 0 ? run_claim(w, job) : 0;
+}
+
+static void worker_run(void *state, struct handoff_job *handoff_job)
+{
+    struct backfill_job *job = (struct backfill_job *)handoff_job;
+    struct pgwriter *w = state;
+
+    job->result = -1;
+    job->counted = false;
+    if (w == NULL) {
+        pg_error_set(&job->error, PG_FAULT_PASSING, "out of memory");
+        return;
+    }
+    run_job(w, job);
+    job->found = pgwriter_found(w);
 }
 
 /* The rounds */
@@ -320,6 +328,19 @@ static void on_settled(struct backfill *b)
     begin_window(b);
 }
 
+/* This worker asks even while nothing is stored: it is the first to see pgvector appear. */
+static void note_storage(struct backfill *b)
+{
+    const struct pgwriter_found *found = &b->job.found;
+
+    if (found->vectors_movable && !b->status.movable)
+        log_warning("vectors.movable storage=%s wanted=%s pgvector=%s advice=\"convstorectl "
+                    "migrate-vectors moves them over\"",
+                    found->storage, b->writer.model.storage, found->pgvector_version);
+    b->status.movable = found->vectors_movable;
+    memcpy(b->status.storage, found->storage, sizeof b->status.storage);
+}
+
 static void on_job_done(void *owner, struct handoff_job *handoff_job)
 {
     struct backfill *b = owner;
@@ -334,6 +355,7 @@ static void on_job_done(void *owner, struct handoff_job *handoff_job)
         on_database_failed(b);
         return;
     }
+    note_storage(b);
     b->failures = 0;
     b->status.last_error[0] = '\0';
     if (b->state == BACKFILL_CLAIMING)

@@ -32,6 +32,8 @@ struct backfill_status {
     uint64_t filled;  /* rows settled, since the start */
     uint64_t put_off; /* tries of a row that gave no vector */
     char last_error[256]; /* of its database connection; "" when all is well */
+    char storage[16];     /* of vectors, as pgwriter_found() says; "" before the first connection */
+    bool movable;         /* pgvector is there and they are not stored as wanted */
 };
 struct backfill_status backfill_status(const struct backfill *b);
 

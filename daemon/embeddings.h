@@ -1,5 +1,5 @@
-/* The control methods embeddings and reembed: which ways of making vectors the database knows, and
- * moving from one to another. Loop. */
+/* The control methods embeddings, reembed and migrate_vectors: which ways of making vectors the
+ * database knows, and going from one to another. Loop. */
 #ifndef DAEMON_EMBEDDINGS_H
 #define DAEMON_EMBEDDINGS_H
 
@@ -7,5 +7,6 @@ struct rpc;
 
 void embeddings_handle(struct rpc *rpc);
 void reembed_handle(struct rpc *rpc);
+void migrate_vectors_handle(struct rpc *rpc);
 
 #endif

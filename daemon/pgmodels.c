@@ -5,7 +5,6 @@
  * the middle has done what it has done and can be begun again. */
 #include "daemon/pgmodels.h"
 
-#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,6 +22,8 @@ static const char list_sql[] =
     " USING (model_id)"
     " LEFT JOIN (SELECT model_id, count(*) n FROM convstore.embedding_backlog GROUP BY model_id) b"
     " USING (model_id) ORDER BY m.model_id";
+
+static const char find_sql[] = "SELECT FROM convstore.embedding_models WHERE model_id = $1::int2";
 
 static const char conversations_page_sql[] =
     "SELECT user_id, id, count(*) OVER () FROM (SELECT user_id, id FROM convstore.conversations"
@@ -77,75 +78,99 @@ int pgmodels_list(PGconn *conn, const struct embedding_model *current, PGresult 
     return pgconn_query(conn, list_sql, 1, params, ret, err);
 }
 
-int pgmodels_find(PGconn *conn, int64_t model_id, const struct embedding_model *current,
+int pgmodels_find(PGconn *conn, const struct embedding_model *current, int16_t *model_id,
                   bool *ret_exists, bool *ret_current, struct pg_error *err)
 {
-    PGresult *list;
+    char id[16];
+    int16_t current_model_id;
+    PGresult *result;
 
-    if (pgmodels_list(conn, current, &list, err) != 0)
+    if (current_id(conn, current, &current_model_id, err) != 0)
         return -1;
-    *ret_exists = *ret_current = false;
-    for (int i = 0; i < PQntuples(list); i++) {
-        if (strtoll(PQgetvalue(list, i, PGMODELS_ID), NULL, 10) != model_id)
-            continue;
-        *ret_exists = true;
-        *ret_current = strcmp(PQgetvalue(list, i, PGMODELS_CURRENT), "t") == 0;
-    }
-    PQclear(list);
+    if (*model_id == 0)
+        *model_id = current_model_id;
+    snprintf(id, sizeof id, "%d", *model_id);
+    if (pgconn_query(conn, find_sql, 1, (const char *[]){id}, &result, err) != 0)
+        return -1;
+    *ret_exists = PQntuples(result) > 0;
+    *ret_current = *model_id == current_model_id;
+    PQclear(result);
     return 0;
 }
 
-/* The next slice: from the walk's place to the page's last key, which becomes its place. */
-static int next_slice(PGconn *conn, const char *page_sql, const char *work_sql,
-                      const char *model_id, struct pgmodels_walk *walk, struct pg_error *err)
+static int read_page(PGconn *conn, const char *sql, const struct pgmodels_walk *walk,
+                     struct pgmodels_slice *ret, struct pg_error *err)
 {
-    const char *from_id = walk->id[0] != '\0' ? walk->id : FIRST_ID;
-    const char *params[5] = {walk->user_id, from_id, NULL, NULL, model_id};
-    PGresult *page, *result;
-    int rc;
+    PGresult *page;
 
-    if (pgconn_query(conn, page_sql, 2, params, &page, err) != 0)
+    ret->from_id = walk->id[0] != '\0' ? walk->id : FIRST_ID;
+    ret->seen = 0;
+    if (pgconn_query(conn, sql, 2, (const char *[]){walk->user_id, ret->from_id}, &page, err) != 0)
         return -1;
-    if (PQntuples(page) == 0) {
-        walk->over = true;
-        PQclear(page);
-        return 0;
-    }
-    params[2] = PQgetvalue(page, 0, 0);
-    params[3] = PQgetvalue(page, 0, 1);
-    rc = pgconn_query(conn, work_sql, 5, params, &result, err);
-    if (rc == 0) {
-        walk->done += strtoull(PQcmdTuples(result), NULL, 10);
-        walk->seen += strtoull(PQgetvalue(page, 0, 2), NULL, 10);
-        PQclear(result);
-        snprintf(walk->user_id, sizeof walk->user_id, "%s", params[2]);
-        snprintf(walk->id, sizeof walk->id, "%s", params[3]);
+    if (PQntuples(page) > 0) {
+        snprintf(ret->user_id, sizeof ret->user_id, "%s", PQgetvalue(page, 0, 0));
+        snprintf(ret->id, sizeof ret->id, "%s", PQgetvalue(page, 0, 1));
+        ret->seen = strtoull(PQgetvalue(page, 0, 2), NULL, 10);
     }
     PQclear(page);
-    return rc;
+    return 0;
 }
 
-int pgmodels_fill(PGconn *conn, const struct embedding_model *model, struct pgmodels_walk *walk,
-                  struct pg_error *err)
+int pgmodels_next_slice(PGconn *conn, const struct pgmodels_walk *walk, struct pgmodels_slice *ret,
+                        struct pg_error *err)
+{
+    return read_page(conn, vectors_page_sql, walk, ret, err);
+}
+
+void pgmodels_advance(struct pgmodels_walk *walk, const struct pgmodels_slice *slice)
+{
+    if (slice->seen == 0)
+        return;
+    walk->seen += slice->seen;
+    memcpy(walk->user_id, slice->user_id, sizeof walk->user_id);
+    memcpy(walk->id, slice->id, sizeof walk->id);
+}
+
+/* The statement for the next slice, behind which the walk stands then. */
+static int do_slice(PGconn *conn, const char *page_sql, const char *work_sql, const char *model_id,
+                    struct pgmodels_walk *walk, struct pg_error *err)
+{
+    struct pgmodels_slice slice;
+    PGresult *result;
+
+    if (read_page(conn, page_sql, walk, &slice, err) != 0)
+        return -1;
+    walk->over = slice.seen == 0;
+    if (walk->over)
+        return 0;
+    if (pgconn_query(
+            conn, work_sql, 5,
+            (const char *[]){walk->user_id, slice.from_id, slice.user_id, slice.id, model_id},
+            &result, err) != 0)
+        return -1;
+    walk->done += strtoull(PQcmdTuples(result), NULL, 10);
+    PQclear(result);
+    pgmodels_advance(walk, &slice);
+    return 0;
+}
+
+int pgmodels_fill(PGconn *conn, int16_t model_id, struct pgmodels_walk *walk, struct pg_error *err)
 {
     char text[16];
-    int16_t model_id;
 
-    if (current_id(conn, model, &model_id, err) != 0)
-        return -1;
     snprintf(text, sizeof text, "%d", model_id);
-    return next_slice(conn, conversations_page_sql, fill_sql, text, walk, err);
+    return do_slice(conn, conversations_page_sql, fill_sql, text, walk, err);
 }
 
-int pgmodels_drop(PGconn *conn, int64_t model_id, struct pgmodels_walk *walk, struct pg_error *err)
+int pgmodels_drop(PGconn *conn, int16_t model_id, struct pgmodels_walk *walk, struct pg_error *err)
 {
     const char *const last[] = {drop_backlog_sql, drop_model_sql};
-    char text[24];
+    char text[16];
     const char *params[] = {text};
     PGresult *result;
 
-    snprintf(text, sizeof text, "%" PRId64, model_id);
-    if (next_slice(conn, vectors_page_sql, drop_sql, text, walk, err) != 0)
+    snprintf(text, sizeof text, "%d", model_id);
+    if (do_slice(conn, vectors_page_sql, drop_sql, text, walk, err) != 0)
         return -1;
     for (size_t i = 0; walk->over && i < sizeof last / sizeof last[0]; i++) {
         if (pgconn_query(conn, last[i], 1, params, &result, err) != 0)

@@ -143,7 +143,7 @@ static void pack_embedding(msgpack_packer *pk, const struct config *config,
     const struct embedding_stage_stats *embedding = &figures->embedding;
 
     pack_str(pk, "embedding");
-    msgpack_pack_map(pk, 8);
+    msgpack_pack_map(pk, 10);
     pack_text(pk, "provider", config->embedding.provider);
     pack_text(pk, "state", embedding_state_text(embedding->state));
     pack_text(pk, "last_error", embedding->last_error);
@@ -151,6 +151,9 @@ static void pack_embedding(msgpack_packer *pk, const struct config *config,
     pack_number(pk, "inputs", embedding->inputs);
     pack_number(pk, "filled_in_later", figures->backfill.filled);
     pack_number(pk, "put_off", figures->backfill.put_off);
+    pack_text(pk, "storage", figures->backfill.storage);
+    pack_str(pk, "movable");
+    figures->backfill.movable ? msgpack_pack_true(pk) : msgpack_pack_false(pk);
     pack_endpoints(pk, embedding->endpoints);
 }
 

@@ -96,7 +96,8 @@ static const struct rpc_method methods[] = {
     {"journal", journal_handle, true, 0, 0},
     {"dead_letters", dead_letters_handle, true, 1, 1},
     {"embeddings", embeddings_handle, true, 0, 1},
-    {"reembed", reembed_handle, true, 0, 0},
+    {"reembed", reembed_handle, true, 0, 1},
+    {"migrate_vectors", migrate_vectors_handle, true, 0, 1},
 };
 
 static const struct rpc_method *find_method(struct slice name)

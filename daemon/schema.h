@@ -14,6 +14,7 @@
 /* The version that this program needs, and the SQL of each step to it (1 … SCHEMA_VERSION), for
  * those who apply it by hand. Each step runs in one transaction. */
 #define SCHEMA_VERSION 2
+#define SCHEMA_PGVECTOR 2 /* the step that adds pgvector's columns, also when it comes later */
 const char *schema_sql(int version);
 
 /* What a role of its own needs where the tables belong to another. */

@@ -3,7 +3,7 @@ operator asks for it, and the old model can go."""
 import json
 import unittest
 
-from harness import RpcError, Scenario, conversation, vector
+from harness import RpcError, Scenario, conversation, eventually, vector
 
 STORED = {"wait": "stored"}
 PREFIX = "search_document: "  # what nomic-embed-text wants before a text
@@ -52,7 +52,8 @@ class Models(Scenario):
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertEqual(d.stats()["embedding_backlog"], 0)
         self.assertEqual((server.inputs, len(set(server.texts))), (2501, 2501))
-        self.assertEqual(self.control(d, "reembed"), {"conversations": 2501, "queued": 0})
+        self.assertEqual(self.control(d, "reembed"), {"model_id": 2, "current": True,
+                                                      "conversations": 2501, "queued": 0})
         models = self.ctl(d, "embeddings", "list")["models"]
         self.assertEqual([m["vectors"] for m in models], [2500, 2501])
         for text, numbers in self.pg.sql("select c.transcript, e.embedding::real[]"
@@ -73,6 +74,27 @@ class Models(Scenario):
                          [models[1]["model_id"]])
         self.assertEqual(self.pg.count("embeddings"), 2501)
 
+    def test_another_daemons_model(self):
+        """Goal of this test: reembed --model fills in the vectors of a model that another daemon on
+        the database has, and says that it is not this one's."""
+        server = self.ollama()
+        other = self.daemon(self.pg, name="other", embedding__provider="ollama",
+                            embedding__url=server.url, embedding__deadline_ms=5000)
+        self.store(other, ["its own"])
+        d = self.daemon(self.pg)
+        self.store(d, [f"text {n}" for n in range(30)])
+        models = {m["provider"]: m["model_id"] for m in self.ctl(d, "embeddings")["models"]}
+        done = d.ctl("--json", "reembed", "--wait", "--model", models["ollama"])
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(json.loads(done.stdout), {"model_id": models["ollama"], "current": False,
+                                                   "conversations": 31, "queued": 30})
+        self.assertIn("not this daemon's", done.stderr)
+        eventually(lambda: self.pg.value("select count(*) from convstore.embeddings"
+                                         " where model_id = %s", models["ollama"]) == 31)
+        self.assertEqual(self.pg.count("embeddings"), 31 + 30)
+        self.assertEqual(d.ctl("reembed", "--model", "9").returncode, 1)
+        self.assertEqual(d.ctl("reembed", "--model", "ollama").returncode, 2)
+
     def test_what_is_wrong_with_a_call(self):
         """Goal of this test: wrong options are refused by name, services may not call it, and without
         a provider there is nothing to reembed."""
@@ -84,9 +106,15 @@ class Models(Scenario):
                 self.control(d, "embeddings", options)
             self.assertEqual(caught.exception.name, "INVALID_ARGUMENT")
             self.assertIn(word, caught.exception.text)
-        with self.assertRaises(RpcError) as caught:
-            self.control(d, "reembed")
-        self.assertIn("embedding.provider", caught.exception.text)
+        for method, option in (("reembed", {"action": "list"}), ("migrate_vectors", {"model_id": 1}),
+                               ("migrate_vectors", {"after": "here"})):
+            with self.assertRaises(RpcError) as caught:
+                self.control(d, method, option)
+            self.assertEqual(caught.exception.name, "INVALID_ARGUMENT")
+        for method in ("reembed", "migrate_vectors"):
+            with self.assertRaises(RpcError) as caught:
+                self.control(d, method)
+            self.assertIn("embedding.provider", caught.exception.text)
         with d.client() as client, self.assertRaises(RpcError) as caught:
             client.request("embeddings")
         self.assertEqual(caught.exception.name, "PERMISSION_DENIED")
