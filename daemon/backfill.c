@@ -23,6 +23,7 @@
 #include <string.h>
 
 #include "daemon/backfill_pg.h"
+#include "daemon/backfill_window.h"
 #include "daemon/backoff.h"
 #include "daemon/embedding_set.h"
 #include "daemon/handoff.h"
@@ -35,7 +36,6 @@
 #define RETRY_BASE_MS 500
 #define RETRY_CAP_MS 30000
 #define LEASE_SPARE_MS 60000 /* on top of what the embedder may take */
-#define PIECES_MAX 1024      /* of a window, unless one row has more */
 #define LONG_ROWS_MAX 16     /* rows in a claim where whole transcripts are read */
 #define LONG_MAX_CHARACTERS (256 << 20)
 
@@ -212,22 +212,6 @@ static void on_claimed(struct backfill *b)
     begin_window(b);
 }
 
-/* As many of the next rows as make PIECES_MAX texts, about. */
-static size_t window_end(const struct backfill *b)
-{
-    size_t end = b->first, pieces = 0;
-
-    while (end < b->load.count && (pieces < PIECES_MAX || end == b->first)) {
-        struct slice text = conversation_transcript(b->load.rows[end].conversation);
-
-        pieces += b->source == SOURCE_SUMMARY
-                      ? 1
-                      : 2 + text.len / (EMBEDDING_CHUNK_BYTES - EMBEDDING_CHUNK_OVERLAP);
-        end++;
-    }
-    return end;
-}
-
 static void settle_window(struct backfill *b)
 {
     b->job.window = (struct write_batch){.rows = b->load.rows + b->first,
@@ -236,35 +220,6 @@ static void settle_window(struct backfill *b)
                                          .vector_count = b->set.vector_count};
     b->job.claims = b->load.claims + b->first;
     submit(b, BACKFILL_SETTLING);
-}
-
-static const char *reason_of(int error)
-{
-    switch (error) {
-    case -EAGAIN:
-        return "the embedder did not answer";
-    case -E2BIG:
-        return "too long for the model";
-    case -EINVAL:
-        return "the embedder refuses the text or gives no finite vector for it";
-    default:
-        return "no vector";
-    }
-}
-
-static void judge_row(struct backfill *b, size_t row)
-{
-    struct backfill_claim *claim = &b->load.claims[b->first + row];
-    int error = embedding_set_error(&b->set, (uint32_t)row);
-
-    claim->done = error == 0;
-    if (claim->done) {
-        b->status.filled++;
-        return;
-    }
-    b->status.put_off++;
-    claim->error = reason_of(error);
-    claim->later_ms = backfill_later_ms(error, claim->attempts);
 }
 
 static void on_vectors(struct embedding_order *order)
@@ -276,8 +231,14 @@ static void on_vectors(struct embedding_order *order)
         return;
     }
     embedding_set_collect(&b->set);
-    for (size_t row = 0; row < b->end - b->first; row++)
-        judge_row(b, row);
+    for (size_t row = b->first; row < b->end; row++) {
+        struct backfill_claim *claim = &b->load.claims[row];
+
+        backfill_judge(claim, embedding_set_error(&b->set, (uint32_t)(row - b->first)),
+                       b->end - b->first);
+        b->status.filled += claim->done;
+        b->status.put_off += !claim->done;
+    }
     settle_window(b);
 }
 
@@ -303,7 +264,7 @@ static void begin_window(struct backfill *b)
         go_idle(b, b->load.more ? 0 : POLL_MS);
         return;
     }
-    b->end = window_end(b);
+    b->end = backfill_window_end(&b->load, b->first, b->source);
     if (b->stopping ||
         embedding_set_init(&b->set, b->source, b->load.rows + b->first, b->end - b->first) != 0) {
         give_back(b);
@@ -312,6 +273,7 @@ static void begin_window(struct backfill *b)
     /* Longer than a request may take, since it may have to wait for others. */
     b->set.order.deadline_ms = 2 * b->config->embedding.timeout_ms;
     b->set.order.patient = true;
+    b->set.order.apart = b->load.claims[b->first].attempts > 1;
     b->set.order.on_done = on_vectors;
     b->state = BACKFILL_EMBEDDING;
     embedding_stage_want(b->stage, &b->set.order);

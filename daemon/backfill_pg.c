@@ -17,11 +17,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "daemon/backfill_window.h"
 #include "daemon/pgwriter_internal.h"
-
-#define AGAIN_BASE_MS 1000
-#define AGAIN_CAP_MS 30000
-#define REFUSED_CAP_MS 86400000
 
 static const char claim_sql[] =
     "UPDATE convstore.embedding_backlog b"
@@ -442,9 +439,7 @@ static int settle_one_by_one(struct pgwriter *w, const struct write_batch *batch
             continue;
         if (err->fault != PG_FAULT_DATA || !claims[i].done)
             return -1;
-        claims[i].done = false;
-        claims[i].later_ms = backfill_later_ms(-EINVAL, claims[i].attempts);
-        claims[i].error = "the database refuses the vector";
+        backfill_refused(&claims[i]);
         if (settle_rows(w, batch, claims, i, i + 1, err) != 0)
             return -1;
     }
@@ -473,15 +468,4 @@ int backfill_pg_count(struct pgwriter *w, uint64_t *ret, struct pg_error *err)
     pgparams_reset(&w->params);
     pgparams_int2(&w->params, w->model_id);
     return run(w, count_sql, on_count, ret, err);
-}
-
-int32_t backfill_later_ms(int error, int32_t attempts)
-{
-    int64_t ms = AGAIN_BASE_MS, cap = error == -EAGAIN ? AGAIN_CAP_MS : REFUSED_CAP_MS;
-
-    for (int32_t i = 0; i < attempts && ms < cap; i++)
-        ms *= error == -EAGAIN ? 2 : 3;
-    if (ms > cap)
-        ms = cap;
-    return (int32_t)(ms / 2 + random() % (ms / 2 + 1));
 }

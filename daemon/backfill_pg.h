@@ -53,8 +53,4 @@ int backfill_pg_settle(struct pgwriter *w, const struct write_batch *batch,
 int backfill_pg_count(struct pgwriter *w, uint64_t *ret, struct pg_error *err)
     __attribute__((warn_unused_result));
 
-/* When to try a row again that failed for the attempts-th time. Half of it is chance, so that texts
- * that failed together do not all come back together with the one that made them fail. */
-int32_t backfill_later_ms(int error, int32_t attempts);
-
 #endif

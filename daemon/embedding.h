@@ -35,6 +35,7 @@ struct embed_request {
 
     enum embed_outcome outcome; /* out */
     bool crashed;               /* out: EMBED_TRANSIENT because what runs the model died */
+    bool timed_out;             /* out: EMBED_TRANSIENT because the answer took too long */
     int retry_after_ms;         /* out: -1 none named */
     char error[256];            /* out: for logs and stats; no text content */
 };

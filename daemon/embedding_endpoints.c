@@ -110,6 +110,17 @@ void endpoint_take_back(struct endpoint *endpoint)
         endpoint->breaker.state = BREAKER_OPEN;
 }
 
+void endpoint_fit_inputs(struct endpoint *endpoint, size_t inputs, bool timed_out,
+                         size_t configured_max)
+{
+    if (timed_out)
+        endpoint->inputs_max = inputs > 1 ? inputs / 2 : 1;
+    else if (endpoint->inputs_max > 0 && inputs >= endpoint->inputs_max)
+        endpoint->inputs_max *= 2;
+    if (endpoint->inputs_max >= configured_max)
+        endpoint->inputs_max = 0;
+}
+
 void endpoint_settle(struct endpoint *endpoint, enum breaker_event event, int retry_after_ms,
                      const char *error, uint64_t begun_ms, uint64_t now_ms)
 {

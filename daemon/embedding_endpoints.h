@@ -14,6 +14,7 @@ struct endpoint {
     char *url;
     struct breaker breaker;
     unsigned in_flight;
+    size_t inputs_max;           /* in a request, after one that took too long; 0: as configured */
     uint64_t requests, failures; /* that came back; of them, without an answer */
     struct embedding_selftest selftest;
     bool selftest_under_way;
@@ -45,6 +46,11 @@ uint64_t endpoints_next_selftest_ms(const struct endpoints *e, uint64_t now_ms);
 /* A request that began at begun_ms is over. error: why it was not answered, or "". */
 void endpoint_settle(struct endpoint *endpoint, enum breaker_event event, int retry_after_ms,
                      const char *error, uint64_t begun_ms, uint64_t now_ms);
+
+/* A request of so many inputs took too long, or was answered: the next ones are half as large, and
+ * then twice as large with each that is full and answered, up to configured_max again. */
+void endpoint_fit_inputs(struct endpoint *endpoint, size_t inputs, bool timed_out,
+                         size_t configured_max);
 
 /* A request that endpoints_begin() allowed does not go after all. */
 void endpoint_take_back(struct endpoint *endpoint);

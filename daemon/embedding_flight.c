@@ -52,7 +52,8 @@ static size_t flight_bytes(size_t text_len)
     return sizeof(struct flight) + text_len;
 }
 
-struct flight *flights_add(struct flights *f, struct embedding_key key, struct slice text)
+struct flight *flights_add(struct flights *f, struct embedding_key key, struct slice text,
+                           const void *apart)
 {
     size_t bytes = flight_bytes(text.len);
     struct flight **bucket = &f->buckets[key.low % BUCKETS];
@@ -64,7 +65,7 @@ struct flight *flights_add(struct flights *f, struct embedding_key key, struct s
     flight = malloc(bytes);
     if (flight == NULL)
         return NULL;
-    *flight = (struct flight){.chain = *bucket, .key = key, .text_len = text.len};
+    *flight = (struct flight){.chain = *bucket, .key = key, .apart = apart, .text_len = text.len};
     if (text.len > 0)
         memcpy(flight->text, text.data, text.len);
     *bucket = flight;
@@ -88,7 +89,7 @@ size_t flights_take(struct flights *f, size_t max_count, size_t max_bytes, struc
 
         if (flight->waiters != NULL)
             bytes += flight->text_len;
-        if (count > 0 && bytes > max_bytes)
+        if (count > 0 && (bytes > max_bytes || flight->apart != ret[0]->apart))
             break;
         f->head = flight->next;
         if (f->head == NULL)

@@ -22,6 +22,8 @@ struct flight {
     struct embedding_key key;
     struct embedding_item *waiters; /* the stage's */
     bool crashed;                   /* a server crashed with a request that this was in */
+    const void *apart;              /* goes with those of the same mark only; NULL: with any other
+                                       that has none */
     size_t text_len;
     char text[]; /* a copy: whoever asked may be gone by the time the answer comes */
 };
@@ -34,13 +36,15 @@ void flights_free(struct flights *f); /* takes NULL; frees what is queued, which
 /* The flight of that key, queued or in a request, or NULL. */
 struct flight *flights_find(const struct flights *f, struct embedding_key key);
 
-/* A new flight at the queue's end; key is not there yet. NULL at a limit or where memory is short.
+/* A new flight at the queue's end; key is not there yet. apart is its mark. NULL at a limit or
+ * where memory is short.
  */
-struct flight *flights_add(struct flights *f, struct embedding_key key, struct slice text);
+struct flight *flights_add(struct flights *f, struct embedding_key key, struct slice text,
+                           const void *apart);
 
 /* Takes flights off the queue's head for one request: at most max_count with at most max_bytes of
- * text together (the first one goes whatever its size). Their number; they stay in the table. Those
- * that nobody waits for any more are ended instead, so it may be 0. */
+ * text together (the first one goes whatever its size), all with the same mark. Their number; they
+ * stay in the table. Those that nobody waits for any more are ended instead, so it may be 0. */
 size_t flights_take(struct flights *f, size_t max_count, size_t max_bytes, struct flight *ret[]);
 
 /* Puts flights that were taken back to the queue's head, in this order. */

@@ -200,6 +200,15 @@ void embedding_http_free(struct embedding_http *h)
     free(h);
 }
 
+/* Whether a server was there to be waited for. */
+static bool was_connected(const struct embedding_http *h)
+{
+    curl_off_t us = 0;
+
+    curl_easy_getinfo(h->curl, CURLINFO_PRETRANSFER_TIME_T, &us);
+    return us > 0;
+}
+
 /* What a failed transfer means to the caller. */
 static int failure(const struct embedding_http *h, CURLcode code, char error[256])
 {
@@ -209,6 +218,8 @@ static int failure(const struct embedding_http *h, CURLcode code, char error[256
     }
     snprintf(error, 256, "%s", h->curl_error[0] != '\0' ? h->curl_error : curl_easy_strerror(code));
     switch (code) {
+    case CURLE_OPERATION_TIMEDOUT:
+        return was_connected(h) ? -ETIMEDOUT : -ECONNABORTED;
     case CURLE_OUT_OF_MEMORY:
     case CURLE_WRITE_ERROR: /* the buffer could not grow */
         return -ENOMEM;

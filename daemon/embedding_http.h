@@ -26,8 +26,9 @@ void embedding_http_free(struct embedding_http *h); /* takes NULL */
 
 /* One request. Blocks its thread for timeout_ms at most. 0 with *ret, whatever the status; or with
  * error (256 bytes) filled: -EMSGSIZE the reply is over reply_max bytes; -EINVAL the address or
- * the server's certificate is unusable, a person must look; -ENOMEM; -ECONNABORTED anything else
- * that is in the way of an answer. */
+ * the server's certificate is unusable, a person must look; -ENOMEM; -ETIMEDOUT the server took the
+ * request and did not answer in time; -ECONNABORTED anything else that is in the way of an answer.
+ */
 int embedding_http_post(struct embedding_http *h, struct slice body, size_t reply_max,
                         long timeout_ms, struct http_reply *ret, char error[256])
     __attribute__((warn_unused_result));

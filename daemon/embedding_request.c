@@ -5,7 +5,12 @@
  * A request goes out as soon as a worker is free, with all that is queued by then: one batch's
  * misses go together, and behind a slow embedder requests fill up by themselves. When it fails, its
  * flights go back to the queue's head, for another URL or a later time; who need not hope, as the
- * breakers stand, is told at once and does not wait for his deadline. */
+ * breakers stand, is told at once and does not wait for his deadline.
+ *
+ * The hard thing is a request that hangs. Is it the server, too many texts, or one of them? The
+ * next requests are smaller, which helps in the second case; a text that hangs alone, or with those
+ * that it was put apart with, is not asked for again, and is blamed where the server has answered
+ * before. */
 #include <assert.h>
 #include <errno.h>
 #include <stdio.h>
@@ -64,9 +69,10 @@ static void send_request(struct embedding_stage *s, struct endpoint *endpoint)
 {
     struct embed_job *job;
     struct flight *flight;
-    int rc = embed_job_new(s->flights, s->config->embedding.request_inputs,
-                           s->config->embedding.request_bytes, s->model.prefix, s->model.dimension,
-                           &job);
+    size_t inputs_max =
+        endpoint->inputs_max > 0 ? endpoint->inputs_max : s->config->embedding.request_inputs;
+    int rc = embed_job_new(s->flights, inputs_max, s->config->embedding.request_bytes,
+                           s->model.prefix, s->model.dimension, &job);
 
     if (rc == 0 && job != NULL) {
         job->endpoint = (unsigned)(endpoint - s->endpoints.list);
@@ -130,17 +136,31 @@ static void update_state(struct embedding_stage *s, const char *error)
                           state == EMBEDDING_OK ? "" : s->stats.last_error);
 }
 
+/* Whether a text that hung need not be asked for again: whose fault it is will not be known better.
+ */
+static bool is_at_its_end(const struct embed_job *job)
+{
+    return job->request.timed_out && (job->request.count == 1 || job->flights[0]->apart != NULL);
+}
+
 /* Settles the flights that have their answer; the others go back to the queue, whose last waiter
- * decides when to give up. Their number. */
+ * decides when to give up. How many were not answered. */
 static size_t settle_job(struct embedding_stage *s, struct embed_job *job)
 {
     const struct embed_request *request = &job->request;
-    size_t left = 0;
+    bool server_is_well = s->endpoints.list[job->endpoint].breaker.failures == 0;
+    bool at_its_end = is_at_its_end(job);
+    size_t unanswered = 0, left = 0;
 
     for (size_t i = 0; i < request->count; i++) {
         struct flight *flight = job->flights[i];
         int error = request->outcome == EMBED_DONE ? request->inputs[i].error : -EAGAIN;
 
+        unanswered += error == -EAGAIN;
+        if (error == -EAGAIN && at_its_end) {
+            settle_flight(s, flight, NULL, server_is_well ? -ETIMEDOUT : -EAGAIN);
+            continue;
+        }
         if (error == -EAGAIN) {
             flight->crashed |= request->crashed;
             job->flights[left++] = flight;
@@ -150,14 +170,14 @@ static size_t settle_job(struct embedding_stage *s, struct embed_job *job)
         settle_flight(s, flight, error == 0 ? job->vectors[i] : NULL, error);
     }
     flights_put_back(s->flights, job->flights, left);
-    return left;
+    return unanswered;
 }
 
-static enum breaker_event event_of(const struct embed_request *request, size_t left)
+static enum breaker_event event_of(const struct embed_request *request, size_t unanswered)
 {
     switch (request->outcome) {
     case EMBED_DONE:
-        return left == 0 ? BREAKER_ANSWERED : BREAKER_FAILED;
+        return unanswered == 0 ? BREAKER_ANSWERED : BREAKER_FAILED;
     case EMBED_TRANSIENT:
         return BREAKER_FAILED;
     case EMBED_LIMITED:
@@ -184,15 +204,18 @@ static void on_job_done(void *owner, struct handoff_job *handoff_job)
     struct embedding_stage *s = owner;
     struct embed_job *job = (struct embed_job *)handoff_job;
     struct embed_request *request = &job->request;
-    size_t left = settle_job(s, job);
-    enum breaker_event event = event_of(request, left);
+    struct endpoint *endpoint = &s->endpoints.list[job->endpoint];
+    enum breaker_event event = event_of(request, settle_job(s, job));
 
     s->stats.requests++;
     s->stats.failures += event != BREAKER_ANSWERED;
     s->stats.inputs += request->count;
-    endpoint_settle(&s->endpoints.list[job->endpoint], event, request->retry_after_ms,
+    endpoint_settle(endpoint, event, request->retry_after_ms,
                     event != BREAKER_ANSWERED ? request->error : "", job->begun_ms,
                     uv_now(s->timer.loop));
+    if (request->timed_out || event == BREAKER_ANSWERED)
+        endpoint_fit_inputs(endpoint, request->count, request->timed_out,
+                            s->config->embedding.request_inputs);
     update_state(s, event != BREAKER_ANSWERED ? request->error : "");
     if (job->is_selftest)
         on_selftest_done(s, job);

@@ -157,6 +157,7 @@ static enum reply_class ask(const struct run *run, size_t start, size_t count)
                                  reply_max, (long)(run->deadline_ms - now), &reply, request->error);
     else
         snprintf(request->error, sizeof request->error, "out of memory for the request");
+    request->timed_out = rc == -ETIMEDOUT;
     if (rc != 0)
         return rc == -EINVAL ? REPLY_CONFIG : REPLY_TRANSIENT;
     class = embedding_reply_classify(reply.status, reply.body);

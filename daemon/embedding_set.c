@@ -128,8 +128,10 @@ static bool is_too_long(const struct embedding_set *set, size_t i)
 
 bool embedding_set_halve(struct embedding_set *set)
 {
-    struct embedding_set halved = {
-        .order = {.on_done = set->order.on_done, .deadline_ms = set->order.deadline_ms}};
+    struct embedding_set halved = {.order = {.on_done = set->order.on_done,
+                                             .deadline_ms = set->order.deadline_ms,
+                                             .patient = set->order.patient,
+                                             .apart = set->order.apart}};
     struct embedding_piece second;
     size_t too_long = 0;
 

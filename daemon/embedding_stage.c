@@ -309,7 +309,7 @@ static void want_item(struct embedding_stage *s, struct embedding_item *item)
         return;
     flight = flights_find(s->flights, key);
     if (flight == NULL)
-        flight = flights_add(s->flights, key, item->text);
+        flight = flights_add(s->flights, key, item->text, item->order->apart ? item->order : NULL);
     if (flight == NULL) {
         s->stats.shed++;
         item->error = -EAGAIN;

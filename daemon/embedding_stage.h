@@ -28,8 +28,9 @@ struct embedding_order;
 struct embedding_item {
     struct slice text;     /* in; read in embedding_stage_want() only */
     struct vector *vector; /* out: a reference that the order's owner releases; NULL: none */
-    int error; /* out: 0; -EAGAIN not in time or the embedder failed: later; -E2BIG, -EINVAL this
-                  text never (see embed_input); -EOPNOTSUPP provider "none" */
+    int error; /* out: 0; -EAGAIN not in time or the embedder failed: later; -ETIMEDOUT the same,
+                  and it is this text that takes too long, or one that it went apart with; -E2BIG,
+                  -EINVAL this text never (see embed_input); -EOPNOTSUPP provider "none" */
 
     /* The stage's own. */
     struct embedding_order *order;
@@ -42,6 +43,8 @@ struct embedding_order {
     size_t count;
     uint64_t deadline_ms; /* 0: embedding.deadline_ms */
     bool patient;         /* waits for a server that is down, up to the deadline */
+    bool apart;           /* its texts go in requests with no other's, and once: they may be what
+                             made an earlier request hang */
     void (*on_done)(struct embedding_order *order);
 
     /* The stage's own. */

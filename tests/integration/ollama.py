@@ -11,7 +11,8 @@ runner), cut (the body breaks off), drip (a byte at a time), huge (up to 1 GiB o
 (answers well and closes the connection without saying so), count (one vector too few), dimension
 (one number too few), nan, null, garbage (no JSON).
 With `degrade` the vectors of batches of 16 and more are wrong, as Ollama's once were.
-`delay` seconds pass before any answer. A text that contains one of `poison` fails its whole request
+`delay` seconds pass before any answer, `text_delay` more for each text in the request. A request with a
+text that contains one of `hangers` is never answered. A text that contains one of `poison` fails its whole request
 the way a model's NaN does, one of `killers` the way a crashed runner does; one of more than `longest` bytes (0: none) the way Ollama refuses it.
 """
 import base64
@@ -63,7 +64,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         texts = request["input"] if isinstance(request["input"], list) else [request["input"]]
         mode = server.begin(request, texts)
         try:
-            server.stopping.wait(server.delay)
+            server.stopping.wait(server.delay + server.text_delay * len(texts))
             getattr(self, "_mode_" + mode, self._mode_unknown)(request, texts)
         except (BrokenPipeError, ConnectionResetError):
             self.close_connection = True
@@ -102,6 +103,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self._answer(500, {"error": "the test named a mode that the stand-in does not have"})
 
     def _mode_ok(self, request, texts):
+        if any(word in text for word in self.server.stand_in.hangers for text in texts):
+            self._mode_hang(request, texts)
+            return
         if any(word in text for word in self.server.stand_in.poison for text in texts):
             self._answer(400, {"error": "embedding contains NaN or Inf values"})
             return
@@ -219,7 +223,8 @@ class FakeOllama:
         self.degrade = False
         self.longest = 0
         self.authorization = None  # of the latest request
-        self.delay = 0.0
+        self.hangers = []
+        self.delay = self.text_delay = 0.0
         self.dimension = dimension
         self.stopping = threading.Event()
         self.lock = threading.Lock()

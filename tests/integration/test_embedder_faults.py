@@ -181,6 +181,36 @@ class EmbedderFaults(Scenario):
         self.assertEqual(server.authorization, "Bearer sk-very-secret")
         self.assertNotIn("sk-very-secret", d.log() + str(d.stats()))
 
+    def test_a_text_that_hangs(self):
+        """Goal of this test: a text whose every request hangs is soon tried alone: its neighbours and
+        those who come meanwhile have their vectors, and it is tried more and more seldom."""
+        server = self.ollama()
+        server.hangers = ["tar pit"]
+        d = self.embedding_daemon(server.url, embedding__timeout_ms=400)
+        self.store(d, [f"neighbour {n}" for n in range(60)] + ["tar pit"])
+        for n in range(4):
+            self.store(d, [f"passer-by {n} {m}" for m in range(5)])
+            time.sleep(0.2)
+        eventually(lambda: self.pg.count("embeddings") == 80, 40, "the vectors of all others")
+        eventually(lambda: self.pg.value("select last_error like '%takes too long%' from"
+                                         " convstore.embedding_backlog"), 40, "its own error")
+        self.assertGreater(self.pg.value("select extract(epoch from next_attempt_at - now())"
+                                         " from convstore.embedding_backlog"), 9)
+        server.reset_counters()
+        self.store(d, ["late"])
+        eventually(lambda: self.pg.count("embeddings") == 81)
+        self.assertEqual(server.texts, [PREFIX + "late"])
+
+    def test_requests_that_take_too_long_get_smaller(self):
+        """Goal of this test: where a request for a whole batch takes longer than timeout_ms, smaller
+        ones follow, and all texts get their vectors."""
+        server = self.ollama()
+        server.text_delay = 0.02
+        d = self.embedding_daemon(server.url, embedding__timeout_ms=500)
+        self.store(d, [f"text {n}" for n in range(120)])
+        eventually(lambda: self.pg.count("embeddings") == 120, 40)
+        self.check_vectors(120)
+
 
 if __name__ == "__main__":
     unittest.main()

@@ -59,6 +59,7 @@ static void answer_all(struct embed_request *request)
             request->inputs[i].error = -EINVAL;
         if (says(text, "crash") && !request->suspect)
             request->crashed = true;
+        request->timed_out |= says(text, "hang");
     }
 }
 
@@ -78,7 +79,7 @@ static void fake_run(struct embedder *e, struct embed_request *request)
         request->outcome = EMBED_TRANSIENT;
     if (request->outcome == EMBED_DONE)
         answer_all(request);
-    if (request->crashed)
+    if (request->crashed || request->timed_out)
         request->outcome = EMBED_TRANSIENT;
     if (request->outcome != EMBED_DONE)
         snprintf(request->error, sizeof request->error, "%s",
@@ -219,7 +220,7 @@ static void wish_init(struct wish *wish, struct fixture *f, size_t count)
     wish->order.count = count;
     wish->order.on_done = wish_on_done;
     wish->order.deadline_ms = 0;
-    wish->order.patient = false;
+    wish->order.patient = wish->order.apart = false;
     wish->done = 0;
     wish->fixture = f;
     wish->then = NULL;
@@ -508,6 +509,77 @@ static void test_a_repeated_crash_is_sought(void **state)
     stop(&f);
 }
 
+static void want_apart(struct fixture *f, struct wish *wish, const char *first, const char *second)
+{
+    wish_init(wish, f, second != NULL ? 2 : 1);
+    wish->items[0].text = (struct slice){first, strlen(first)};
+    if (second != NULL)
+        wish->items[1].text = (struct slice){second, strlen(second)};
+    wish->order.deadline_ms = 20000;
+    wish->order.patient = wish->order.apart = true;
+    embedding_stage_want(f->stage, &wish->order);
+}
+
+/* Orders that go apart meet nobody, are asked for once, and are blamed where the server is well. */
+static void test_texts_that_go_apart(void **state)
+{
+    static const char *const first[] = {"one", NULL};
+    struct fixture f;
+    struct wish one, apart, other, again;
+
+    (void)state;
+    prepare(&f);
+    start(&f);
+    fake_set(true, EMBED_DONE);
+    want(&f, &one, first);
+    want_apart(&f, &other, "two", "three");
+    want_apart(&f, &apart, "hang", "near");
+    fake_set(false, EMBED_DONE);
+    run_until(&f, &one.done);
+    run_until(&f, &other.done);
+    run_until(&f, &apart.done);
+    check_and_release(&one, first);
+    assert_int_equal(other.items[0].error, 0);
+    assert_int_equal(other.items[1].error, 0);
+    vector_release(other.items[0].vector);
+    vector_release(other.items[1].vector);
+    check_empty(&apart, -ETIMEDOUT);
+    assert_int_equal(fake.requests, 3);
+    assert_int_equal(fake.largest, 2);
+    want_apart(&f, &again, "hang", NULL);
+    run_until(&f, &again.done);
+    check_empty(&again, -EAGAIN); /* nothing was answered since: it may be the server's fault */
+    assert_int_equal(fake.requests, 4);
+    stop(&f);
+}
+
+/* Each request that hangs halves the next ones, and each answer doubles them. */
+static void test_requests_that_hang_get_smaller(void **state)
+{
+    static const char *const texts[] = {"a", "b", "c", "hang", NULL};
+    static const char *const later[] = {"e", "f", "g", "h", NULL};
+    struct fixture f;
+    struct wish one, two;
+
+    (void)state;
+    prepare(&f);
+    f.config.embedding.deadline_ms = 20000;
+    start(&f);
+    want(&f, &one, texts);
+    run_until(&f, &one.done);
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(one.items[i].error, 0);
+        vector_release(one.items[i].vector);
+    }
+    assert_null(one.items[3].vector);
+    assert_true(one.items[3].error == -ETIMEDOUT || one.items[3].error == -EAGAIN);
+    assert_int_equal(fake.largest, 4);
+    want(&f, &two, later);
+    run_until(&f, &two.done);
+    check_and_release(&two, later);
+    stop(&f);
+}
+
 static void test_an_input_of_its_own_error(void **state)
 {
     static const char *const texts[] = {"good", "bad one", NULL};
@@ -786,6 +858,8 @@ int main(void)
         cmocka_unit_test(test_no_wait_for_a_server_that_is_down),
         cmocka_unit_test(test_several_servers),
         cmocka_unit_test(test_a_repeated_crash_is_sought),
+        cmocka_unit_test(test_texts_that_go_apart),
+        cmocka_unit_test(test_requests_that_hang_get_smaller),
         cmocka_unit_test(test_an_input_of_its_own_error),
         cmocka_unit_test(test_requests_fill_up_behind_a_slow_one),
         cmocka_unit_test(test_cancel),
