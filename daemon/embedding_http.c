@@ -166,6 +166,9 @@ static int set_options(struct embedding_http *h)
     bad |= curl_easy_setopt(h->curl, CURLOPT_USERAGENT, "convstored/" CONVSTORE_VERSION);
     bad |= curl_easy_setopt(h->curl, CURLOPT_NOSIGNAL, 1L);
     bad |= curl_easy_setopt(h->curl, CURLOPT_TCP_NODELAY, 1L);
+    /* A name that nobody resolves: libcurl would join its resolver's thread, which no time-out of
+     * ours reaches, and hold the worker for 20 s and more. */
+    bad |= curl_easy_setopt(h->curl, CURLOPT_QUICK_EXIT, 1L);
     bad |= curl_easy_setopt(h->curl, CURLOPT_WRITEFUNCTION, on_body);
     bad |= curl_easy_setopt(h->curl, CURLOPT_WRITEDATA, h);
     bad |= curl_easy_setopt(h->curl, CURLOPT_HEADERFUNCTION, on_header);

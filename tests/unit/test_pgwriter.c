@@ -275,7 +275,7 @@ static void writes_halfvec(void **state)
         add("ann", i, "hello");
         add_vector(0);
         for (size_t k = 0; k < DIMENSION; k++)
-            values[i][k] = i < EDGES ? edges[i][k] : (float)rand_r(&random) / 0x7fffffff - 0.5f;
+            values[i][k] = i < EDGES ? edges[i][k] : (float)(rand_r(&random) % 2001) / 1000 - 1;
     }
     assert_outcome(WRITE_DONE);
     assert_string_equal(pgwriter_found(writer).storage, "halfvec");
