@@ -155,7 +155,7 @@ class Alerts(Scenario):
     def test_a_slow_database(self):
         """Goal of this test: a batch that waits for a lock makes database_slow; fast ones end it."""
         pg = self.shared_postgres()
-        self.d = self.daemon(pg, **FAST, alerts__database_p99_warning_ms=500)
+        self.d = self.daemon(pg, **FAST, alerts__database_p99_warning_ms=500, alerts__database_p99_critical_ms=0)
         self.store(options=STORED)
         with pg.connect() as other:
             other.autocommit = False
@@ -191,7 +191,7 @@ class Alerts(Scenario):
         pg, ollama = self.shared_postgres(), self.ollama()
         self.d = self.daemon(pg, **FAST, embedding__provider="ollama", embedding__url=ollama.url,
                              embedding__deadline_ms=100, alerts__embedding_backlog_warning=10,
-                             alerts__embedding_p99_warning_ms=600)
+                             alerts__embedding_p99_warning_ms=600, alerts__embedding_p99_critical_ms=0)
         ollama.delay = 1.0
         self.store(options=STORED)
         self.assertGreaterEqual(self.raised("embedding_slow")["value"], 600)
