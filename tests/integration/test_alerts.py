@@ -4,11 +4,12 @@ import math
 import os
 import random
 import re
+import subprocess
 import time
 import unittest
 
 import test_disk
-from harness import Postgres, RpcError, Scenario, conversation, eventually, scaled
+from harness import BUILD, Postgres, RpcError, Scenario, conversation, eventually, scaled
 
 
 FAST = {"alerts__raise_after_ms": 200, "alerts__clear_after_ms": 200, "alerts__min_samples": 1,
@@ -49,6 +50,24 @@ class Recorded(Scenario):
                 client.request("record", "name-64", 1, True)
             self.assertIn("64 names", raised.exception.text)
             self.assertEqual(len(client.request("stats")["operations"]), 5 + 64)
+
+
+class Agreement(Scenario):
+    def test_the_load_generator_sees_the_same(self):
+        """Goal of this test: count, mean and percentiles of end_to_end agree with what the load
+        generator has measured itself from sending to the answer, within 5 %."""
+        d = self.daemon(self.shared_postgres(), batch__batch_timeout_ms=200)
+        done = subprocess.run([str(BUILD / "convstore-bench"), "open", "--socket", str(d.socket), "--rate", "300",
+                               "--connections", "20", "--seconds", "4", "--warmup", "0", "--wait", "stored",
+                               "--json", "--quiet"], capture_output=True, text=True, timeout=scaled(60), check=True)
+        report = json.loads(done.stdout)
+        seen = (report["results"][0] if "results" in report else report)["latency_us"]
+        told = d.stats()["operations"]["end_to_end"]
+        self.assertEqual(told["count"], seen["count"])
+        for name in ("mean", "p50", "p95"):
+            self.assertAlmostEqual(told[f"{name}_ms"], seen[name] / 1000, delta=0.05 * seen[name] / 1000)
+        self.said = (f"p50 {told['p50_ms']:.1f} ms (load generator {seen['p50'] / 1000:.1f}), "
+                     f"p95 {told['p95_ms']:.1f} ({seen['p95'] / 1000:.1f})")
 
 
 class Alerts(Scenario):
