@@ -32,16 +32,17 @@ obj = $(patsubst %.c,$(BUILD)/%.o,$(1))
 PROTO := $(call obj,$(wildcard proto/*.c))
 DAEMON := $(call obj,$(filter-out daemon/main.c,$(wildcard daemon/*.c)))
 CTL := $(call obj,$(wildcard client/convstorectl*.c))
+CTL_PARTS := $(filter-out $(BUILD)/client/convstorectl.o,$(CTL))
 CLIENT := $(filter-out $(CTL),$(call obj,$(wildcard client/*.c)))
 UNITS := $(patsubst tests/unit/%.c,$(BUILD)/tests/%,$(wildcard tests/unit/test_*.c))
 SUPPORT := $(call obj,$(wildcard tests/support/*.c))
 CAMPAIGNS := $(patsubst tests/campaign/%.c,$(BUILD)/campaign/%,$(wildcard tests/campaign/*.c))
 # tests/bench/bench_NAME.c is a program of its own; all else there is convstore-bench, and all of that
-# but its main an archive.
+# but its main an archive, as it is with convstorectl.
 BENCHES := $(patsubst tests/bench/%.c,$(BUILD)/%,$(wildcard tests/bench/bench_*.c))
 BENCH := $(call obj,$(filter-out tests/bench/bench_% tests/bench/main.c,$(wildcard tests/bench/*.c)))
-ARCHIVES := $(BUILD)/libsupport.a $(BUILD)/libbench.a $(BUILD)/libdaemon.a $(BUILD)/libconvstore.a \
-  $(BUILD)/libproto.a
+ARCHIVES := $(BUILD)/libsupport.a $(BUILD)/libbench.a $(BUILD)/libctl.a $(BUILD)/libdaemon.a \
+  $(BUILD)/libconvstore.a $(BUILD)/libproto.a
 PROGRAMS := $(BUILD)/convstored $(BUILD)/convstorectl $(BUILD)/libconvstore.so
 
 .PHONY: all build programs check deps run test bench fmt lint asan tsan fuzz install uninstall clean help \
@@ -101,6 +102,7 @@ $(BUILD)/libbench.a: $(BENCH)
 $(BUILD)/libdaemon.a: $(DAEMON)
 $(BUILD)/libsupport.a: $(SUPPORT)
 $(BUILD)/libconvstore.a: $(CLIENT)
+$(BUILD)/libctl.a: $(CTL_PARTS)
 %.a:
 	@rm -f $@
 	$(call say,AR  )

@@ -17,7 +17,8 @@
 static const struct ctl_command commands[] = {
     {"store", "store one conversation", ctl_store_help, ctl_run_store},
     {"import", "store conversations from JSON lines", ctl_import_help, ctl_run_import},
-    {"stats", "show the daemon's counters, health and timings", ctl_stats_help, ctl_run_stats},
+    {"stats", "show how the daemon is: counters, alerts, timings", ctl_stats_help, ctl_run_stats},
+    {"health", "one line and an exit status for monitors", ctl_health_help, ctl_run_health},
     {"ping", "ask whether the daemon answers", ctl_ping_help, ctl_run_ping},
     {"flush", "write the whole backlog to the database now", ctl_flush_help, ctl_run_flush},
     {"journal", "show or verify what the daemon keeps on disk", ctl_journal_help, ctl_run_journal},
@@ -65,7 +66,7 @@ static const char examples[] =
     "  convstorectl ping\n"
     "  convstorectl import conversations.jsonl\n"
     "  convstorectl store --user u1 --platform web --transcript @chat.txt\n"
-    "  convstorectl --json stats | jq .queued\n";
+    "  convstorectl stats --json | jq .queued\n";
 
 static void print_help(const struct ctl *ctl)
 {

@@ -250,8 +250,8 @@ class Convstorectl(Scenario):
         stats = json.loads(daemon.ctl("--json", "stats").stdout)
         self.assertEqual(stats["completed"], 7)
         page = daemon.ctl("stats").stdout
-        self.assertRegex(page, r"(?m)^completed +7$")
-        self.assertRegex(page, r"(?m)^  batch_insert +\d")
+        self.assertRegex(page, r"(?m)^stored +completed +7 ")
+        self.assertRegex(page, r"(?m)^batch_insert +\w+")
         ping = daemon.ctl("ping")
         self.assertRegex(ping.stdout, r"^convstored [\d.]+, protocol 1, durability \w+: answered in ")
         refused = daemon.ctl("--control", daemon.socket, "flush")

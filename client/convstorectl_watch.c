@@ -1,0 +1,195 @@
+/* The rhythm of a live display. Signals come through a descriptor, so that one poll(2) sees all
+ * there is to see and nothing is ever interrupted half-way.
+ *
+ * The daemon is asked with a call that waits: at most a second, and at once where no daemon
+ * listens. A key that is pressed while a daemon hangs waits that long. */
+#include "client/convstorectl_watch.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#define SAMPLE_TIMEOUT_MS 1000
+#define ESCAPE '\033'
+
+bool watch_interval(const char *text, double *ret_seconds)
+{
+    char *end;
+    double seconds = strtod(text, &end);
+
+    if (end == text || *end != '\0' ||
+        !(seconds >= WATCH_INTERVAL_MIN_S && seconds <= WATCH_INTERVAL_MAX_S))
+        return false;
+    *ret_seconds = seconds;
+    return true;
+}
+
+static int take_signals(bool keys)
+{
+    static const int numbers[] = {SIGINT, SIGTERM, SIGHUP, SIGWINCH, SIGCONT};
+    sigset_t set;
+
+    sigemptyset(&set);
+    for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++)
+        sigaddset(&set, numbers[i]);
+    if (keys)
+        sigaddset(&set, SIGTSTP);
+    sigprocmask(SIG_BLOCK, &set, NULL);
+    signal(SIGPIPE, SIG_IGN);
+    return signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+}
+
+int watch_open(struct watch *watch, const struct ctl *ctl, bool keys)
+{
+    int status;
+
+    *watch = (struct watch){.signal_fd = -1, .keys = keys};
+    status = ctl_open_later(ctl, false, SAMPLE_TIMEOUT_MS, &watch->store);
+    if (status != CTL_OK)
+        return status;
+    watch->signal_fd = take_signals(keys);
+    if (watch->signal_fd >= 0)
+        return CTL_OK;
+    perror("convstorectl: signalfd");
+    watch_close(watch);
+    return CTL_REFUSED;
+}
+
+void watch_close(struct watch *watch)
+{
+    figures_done(&watch->now);
+    if (watch->signal_fd >= 0)
+        close(watch->signal_fd);
+    convstore_close(watch->store);
+    watch->store = NULL;
+    watch->signal_fd = -1;
+}
+
+/* ---- a sample ---- */
+
+static bool not_reachable(struct watch *watch, const char *why)
+{
+    snprintf(watch->trouble, sizeof watch->trouble, "%s", why);
+    watch->reachable = false;
+    watch->has_change = false;
+    return false;
+}
+
+bool watch_sample(struct watch *watch)
+{
+    struct figures figures;
+    int64_t at_us;
+    int code = convstore_connect(watch->store);
+
+    if (code == 0)
+        code = convstore_stats(watch->store, NULL, &watch->json);
+    if (code != 0)
+        return not_reachable(watch, convstore_error_text(watch->store));
+    at_us = ctl_now_us();
+    if (figures_read(watch->json, &figures) != 0)
+        return not_reachable(watch, "its answer to stats is no map: another program listens there");
+    watch->has_change = watch->reachable;
+    if (watch->has_change)
+        watch->change =
+            figures_between(&watch->now, &figures, (double)(at_us - watch->now_us) / 1e6);
+    figures_done(&watch->now);
+    watch->now = figures;
+    watch->now_us = at_us;
+    watch->reachable = true;
+    return true;
+}
+
+/* ---- the wait ---- */
+
+enum { WAIT_SIGNALS, WAIT_OUTPUT, WAIT_KEYS, WAITS };
+
+static enum watch_event event_of(uint32_t number)
+{
+    switch (number) {
+    case SIGWINCH:
+        return WATCH_RESIZE;
+    case SIGTSTP:
+        return WATCH_STOP;
+    case SIGCONT:
+        return WATCH_RESUME;
+    default:
+        return WATCH_END;
+    }
+}
+
+/* One key a call: what a function key sends begins with an escape and comes in one piece. */
+static bool read_key(char *ret_key, bool *ret_end)
+{
+    char bytes[16];
+    ssize_t n = read(STDIN_FILENO, bytes, 1);
+
+    *ret_end = n == 0 || (n < 0 && errno != EINTR && errno != EAGAIN);
+    if (n != 1)
+        return false;
+    if (bytes[0] == ESCAPE) {
+        struct pollfd more = {.fd = STDIN_FILENO, .events = POLLIN};
+
+        if (poll(&more, 1, 0) == 1) {
+            *ret_end = read(STDIN_FILENO, bytes, sizeof bytes) <= 0;
+            return false;
+        }
+    }
+    *ret_key = bytes[0];
+    return true;
+}
+
+/* WATCH_DUE: nothing of note. */
+static enum watch_event look(struct watch *watch, const struct pollfd fds[WAITS], char *ret_key)
+{
+    struct signalfd_siginfo info;
+    bool end = false;
+
+    if (fds[WAIT_SIGNALS].revents != 0 &&
+        read(watch->signal_fd, &info, sizeof info) == (ssize_t)sizeof info)
+        return event_of(info.ssi_signo);
+    if (fds[WAIT_OUTPUT].revents != 0)
+        return WATCH_END;
+    if (fds[WAIT_KEYS].revents != 0 && read_key(ret_key, &end))
+        return WATCH_KEY;
+    return end ? WATCH_END : WATCH_DUE;
+}
+
+enum watch_event watch_wait(struct watch *watch, int64_t due_us, char *ret_key)
+{
+    struct pollfd fds[WAITS] = {
+        [WAIT_SIGNALS] = {.fd = watch->signal_fd, .events = POLLIN},
+        [WAIT_OUTPUT] = {.fd = STDOUT_FILENO}, /* an error alone: the reader has closed it */
+        [WAIT_KEYS] = {.fd = watch->keys ? STDIN_FILENO : -1, .events = POLLIN},
+    };
+
+    for (;;) {
+        int64_t left_us = due_us - ctl_now_us();
+        struct timespec timeout = {.tv_sec = left_us / 1000000,
+                                   .tv_nsec = left_us % 1000000 * 1000};
+        enum watch_event event;
+        int n;
+
+        if (left_us < 0)
+            timeout = (struct timespec){.tv_sec = 0};
+        n = ppoll(fds, WAITS, &timeout, NULL);
+        event = n > 0 ? look(watch, fds, ret_key) : WATCH_DUE;
+        if (event != WATCH_DUE || (n == 0 && left_us <= 0))
+            return event;
+    }
+}
+
+void watch_stop(void)
+{
+    sigset_t set, before;
+
+    sigemptyset(&set);
+    sigaddset(&set, SIGTSTP);
+    raise(SIGTSTP); /* it is blocked, and stops the process when it no longer is */
+    sigprocmask(SIG_UNBLOCK, &set, &before);
+    sigprocmask(SIG_SETMASK, &before, NULL);
+}
