@@ -18,6 +18,7 @@ static const struct ctl_command commands[] = {
     {"store", "store one conversation", ctl_store_help, ctl_run_store},
     {"import", "store conversations from JSON lines", ctl_import_help, ctl_run_import},
     {"stats", "show how the daemon is: counters, alerts, timings", ctl_stats_help, ctl_run_stats},
+    {"top", "watch the daemon live on the terminal", ctl_top_help, ctl_run_top},
     {"health", "one line and an exit status for monitors", ctl_health_help, ctl_run_health},
     {"ping", "ask whether the daemon answers", ctl_ping_help, ctl_run_ping},
     {"flush", "write the whole backlog to the database now", ctl_flush_help, ctl_run_flush},
@@ -66,7 +67,8 @@ static const char examples[] =
     "  convstorectl ping\n"
     "  convstorectl import conversations.jsonl\n"
     "  convstorectl store --user u1 --platform web --transcript @chat.txt\n"
-    "  convstorectl stats --json | jq .queued\n";
+    "  convstorectl stats --json | jq .queued\n"
+    "  convstorectl top\n";
 
 static void print_help(const struct ctl *ctl)
 {

@@ -37,6 +37,7 @@ struct ctl_command {
 int ctl_run_store(struct ctl *ctl, int argc, char **argv);
 int ctl_run_import(struct ctl *ctl, int argc, char **argv);
 int ctl_run_stats(struct ctl *ctl, int argc, char **argv);
+int ctl_run_top(struct ctl *ctl, int argc, char **argv);
 int ctl_run_health(struct ctl *ctl, int argc, char **argv);
 int ctl_run_ping(struct ctl *ctl, int argc, char **argv);
 int ctl_run_flush(struct ctl *ctl, int argc, char **argv);
