@@ -62,9 +62,9 @@ static void read_journal_and_cache(struct figures *f)
     f->journal.syncs = count_of(journal, "syncs");
     f->journal.records_per_sync = measure_of(journal, "records_per_sync");
     f->journal.waiting_on_disk = count_of(journal, "waiting_on_disk");
-    f->journal.moved = count_of(journal, "moved");
     f->journal.recovered = count_of(journal, "recovered");
     f->journal.damages = count_of(journal, "damages");
+    f->journal.disk_free_bytes = count_of(journal, "disk_free_bytes");
     f->cache.entries = count_of(cache, "entries");
     f->cache.hits = count_of(cache, "hits");
     f->cache.misses = count_of(cache, "misses");
@@ -133,10 +133,7 @@ static void read_alerts(struct figures *f)
             .name = text_of(map, "name"),
             .severity = text_of(map, "severity"),
             .text = text_of(map, "text"),
-            .figure = text_of(map, "figure"),
             .action = text_of(map, "action"),
-            .value = measure_of(map, "value"),
-            .threshold = measure_of(map, "threshold"),
             .since_ms = count_of(map, "since_ms"),
         };
     }

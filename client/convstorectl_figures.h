@@ -27,8 +27,7 @@ struct figures_operation {
 
 struct figures_alert {
     const char *name, *severity, *text;
-    const char *figure, *action;
-    double value, threshold;
+    const char *action;
     int64_t since_ms; /* since 1970 */
 };
 
@@ -45,7 +44,7 @@ struct figures {
     int64_t queued, processing, oldest_queued_ms;
     int64_t completed, duplicates, replayed, failed, dead_letters, rejected;
     struct {
-        int64_t bytes, segments, syncs, waiting_on_disk, moved, recovered, damages;
+        int64_t bytes, segments, syncs, waiting_on_disk, recovered, damages, disk_free_bytes;
         double records_per_sync;
     } journal;
     struct {

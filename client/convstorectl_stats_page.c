@@ -57,18 +57,6 @@ void stats_page_title(struct page *page, const struct figures *figures)
              units_count(connections, figures->connections), figures->connections == 1 ? "" : "s");
 }
 
-/* The figure beside its threshold, where there is one. */
-static void put_threshold(struct page *page, const struct figures_alert *alert)
-{
-    char value[UNITS_SIZE], threshold[UNITS_SIZE];
-
-    if (alert->figure[0] == '\0' || isnan(alert->value) || isnan(alert->threshold))
-        return;
-    page_put(page, STYLE_PLAIN, "  (%s %s, threshold %s)", alert->figure,
-             units_named(value, alert->figure, alert->value),
-             units_named(threshold, alert->figure, alert->threshold));
-}
-
 void stats_page_alerts(struct page *page, const struct figures *figures, int64_t now_ms)
 {
     char age[UNITS_SIZE];
@@ -83,7 +71,6 @@ void stats_page_alerts(struct page *page, const struct figures *figures, int64_t
             page_put(page, STYLE_PLAIN, " for %s",
                      units_age(age, (now_ms - alert->since_ms) / 1000));
         page_put(page, STYLE_PLAIN, ": %s", alert->text);
-        put_threshold(page, alert);
         page_end_line(page);
         if (alert->action[0] == '\0')
             continue;
@@ -178,12 +165,14 @@ static void put_journal(struct page *page, const struct figures *f)
     char buffer[UNITS_SIZE];
 
     put_field(&block, "size", STYLE_PLAIN, units_bytes(buffer, f->journal.bytes));
+    put_field(&block, "disk free", STYLE_PLAIN, units_bytes(buffer, f->journal.disk_free_bytes));
     put_count(&block, "segments", STYLE_PLAIN, f->journal.segments);
     put_count(&block, "syncs", STYLE_PLAIN, f->journal.syncs);
     put_field(&block, "records a sync", STYLE_PLAIN,
-              units_named(buffer, "records", f->journal.records_per_sync));
+              units_mean(buffer, f->journal.records_per_sync));
     put_count(&block, "waiting on disk", STYLE_PLAIN, f->journal.waiting_on_disk);
     put_count(&block, "damages", stats_page_bad_above_zero(f->journal.damages), f->journal.damages);
+    put_count(&block, "recovered", STYLE_PLAIN, f->journal.recovered);
     end_block(&block, "", "");
 }
 
@@ -318,6 +307,18 @@ void stats_page_table_row(struct page *page, int column, const struct figures *f
     page_end_line(page);
 }
 
+/* A window that holds all that the longer ones hold is left to them. */
+static bool tells_something(const struct figures_operation *operation, enum figures_window window)
+{
+    int64_t count = operation->windows[window].count;
+
+    for (enum figures_window longer = window + 1; longer < WINDOW_COUNT; longer++) {
+        if (operation->windows[longer].count == count)
+            return false;
+    }
+    return count >= 0;
+}
+
 static void put_operations(struct page *page, const struct figures *f)
 {
     int column = stats_page_name_column(f, OPERATION_NAME_MAX);
@@ -329,7 +330,7 @@ static void put_operations(struct page *page, const struct figures *f)
 
         page_put(page, STYLE_PLAIN, "%s", operation->name);
         for (enum figures_window window = 0; window < WINDOW_COUNT; window++) {
-            if (operation->windows[window].count >= 0)
+            if (tells_something(operation, window))
                 stats_page_table_row(page, column, f, &operation->windows[window], window);
         }
     }

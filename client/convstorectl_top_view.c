@@ -121,7 +121,7 @@ static void begin_state(struct page *page, const char *name)
 
 static void draw_queue(const struct figures *f, struct page *page)
 {
-    char a[UNITS_SIZE], b[UNITS_SIZE], c[UNITS_SIZE];
+    char a[UNITS_SIZE], b[UNITS_SIZE], c[UNITS_SIZE], d[UNITS_SIZE];
 
     begin_state(page, "queue");
     page_put(page, STYLE_PLAIN, "%s queued, %s in batches, oldest %s", units_count(a, f->queued),
@@ -131,10 +131,10 @@ static void draw_queue(const struct figures *f, struct page *page)
     page_put(page, STYLE_PLAIN, ", %s rejected", units_count(a, f->rejected));
     page_end_line(page);
     begin_state(page, "journal");
-    page_put(page, STYLE_PLAIN, "%s, %s records a sync, %s waiting on disk",
-             units_bytes(a, f->journal.bytes),
-             units_named(b, "records", f->journal.records_per_sync),
-             units_count(c, f->journal.waiting_on_disk));
+    page_put(page, STYLE_PLAIN, "%s, %s of disk free, %s records a sync, %s waiting on disk",
+             units_bytes(a, f->journal.bytes), units_bytes(b, f->journal.disk_free_bytes),
+             units_mean(c, f->journal.records_per_sync),
+             units_count(d, f->journal.waiting_on_disk));
     page_put(page, stats_page_bad_above_zero(f->journal.damages), ", %s damages",
              units_count(a, f->journal.damages));
     page_end_line(page);

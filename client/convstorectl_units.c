@@ -2,7 +2,6 @@
 #include "client/convstorectl_units.h"
 
 #include <math.h>
-#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -112,27 +111,12 @@ const char *units_share(char buffer[UNITS_SIZE], double share)
     return buffer;
 }
 
-static bool ends_with(const char *text, const char *end)
+const char *units_mean(char buffer[UNITS_SIZE], double value)
 {
-    size_t len = strlen(text), end_len = strlen(end);
-
-    return len >= end_len && strcmp(text + len - end_len, end) == 0;
-}
-
-const char *units_named(char buffer[UNITS_SIZE], const char *name, double value)
-{
-    if (!(value >= 0) || value > 1e18)
+    if (!(value >= 0) || value > 1e15)
         return unknown(buffer);
-    if (ends_with(name, "_ms"))
-        return units_ms(buffer, value);
-    if (ends_with(name, "_s"))
-        return units_age(buffer, (int64_t)value);
-    if (ends_with(name, "bytes"))
-        return units_bytes(buffer, (int64_t)value);
-    if (ends_with(name, "rate"))
-        return units_share(buffer, value);
-    if (value == floor(value))
-        return units_count(buffer, (int64_t)value);
+    if (value >= 99.5)
+        return units_count(buffer, (int64_t)(value + 0.5));
     snprintf(buffer, UNITS_SIZE, "%.3g", value);
     return buffer;
 }

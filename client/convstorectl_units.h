@@ -16,8 +16,7 @@ const char *units_bytes(char buffer[UNITS_SIZE], int64_t bytes); /* "512 B", "1.
 const char *units_ms(char buffer[UNITS_SIZE], double ms);        /* "85 us" to "2.5 h": 3 digits */
 const char *units_age(char buffer[UNITS_SIZE], int64_t seconds); /* "2 h 13 min" */
 const char *units_share(char buffer[UNITS_SIZE], double share);  /* 0.5: "50.0 %" */
-/* A figure's unit is the end of its name, as everywhere on the wire: _ms, _s, bytes, rate. */
-const char *units_named(char buffer[UNITS_SIZE], const char *name, double value);
+const char *units_mean(char buffer[UNITS_SIZE], double value);   /* "12.3", "1,234" */
 
 /* A sparkline: the last width values as one character each, from 0 to the largest among them; NAN
  * is a blank. out: at least 3 * width + 1 bytes. utf8: blocks, else ASCII. */

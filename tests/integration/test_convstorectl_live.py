@@ -20,7 +20,7 @@ from load import Load
 class Terminal:
     """A shell in a tmux of its own."""
 
-    def __init__(self, test, columns=110, rows=32):
+    def __init__(self, test, columns=110, rows=44):
         self.command = ["tmux", "-S", str(test.directory / "tmux.sock"), "-f", "/dev/null"]
         environment = clean_environment(LC_ALL="C.UTF-8", TERM="screen-256color")
         for name in ("NO_COLOR", "TMUX"):

@@ -88,19 +88,17 @@ static void test_ages(void **state)
     assert_string_equal(units_age(text, 3 * 86400 + 59), "3 d");
 }
 
-/* An alert's figure brings its unit in its name. */
-static void test_unit_by_name(void **state)
+static void test_means(void **state)
 {
     char text[UNITS_SIZE];
 
     (void)state;
-    assert_string_equal(units_named(text, "oldest_queued_ms", 1500), "1.50 s");
-    assert_string_equal(units_named(text, "journal_bytes", 1536), "1.50 KiB");
-    assert_string_equal(units_named(text, "hit_rate", 0.5), "50.0 %");
-    assert_string_equal(units_named(text, "uptime_s", 90), "1 min 30 s");
-    assert_string_equal(units_named(text, "queued", 12345), "12,345");
-    assert_string_equal(units_named(text, "records", 12.34), "12.3");
-    assert_string_equal(units_named(text, "queued", NAN), "-");
+    assert_string_equal(units_mean(text, 0), "0");
+    assert_string_equal(units_mean(text, 1), "1");
+    assert_string_equal(units_mean(text, 12.34), "12.3");
+    assert_string_equal(units_mean(text, 99.6), "100");
+    assert_string_equal(units_mean(text, 1234.4), "1,234");
+    assert_string_equal(units_mean(text, NAN), "-");
 }
 
 static void test_sparkline(void **state)
@@ -129,7 +127,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_counts),    cmocka_unit_test(test_rates_and_shares),
         cmocka_unit_test(test_bytes),     cmocka_unit_test(test_durations),
-        cmocka_unit_test(test_ages),      cmocka_unit_test(test_unit_by_name),
+        cmocka_unit_test(test_ages),      cmocka_unit_test(test_means),
         cmocka_unit_test(test_sparkline),
     };
 
