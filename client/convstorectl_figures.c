@@ -46,7 +46,6 @@ static void read_counters(struct figures *f)
     f->oldest_queued_ms = count_of(root, "oldest_queued_ms");
     f->completed = count_of(root, "completed");
     f->duplicates = count_of(root, "duplicates");
-    f->replayed = count_of(root, "replayed");
     f->failed = count_of(root, "failed");
     f->dead_letters = count_of(root, "dead_letters");
     f->rejected = count_of(root, "rejected");
@@ -116,7 +115,6 @@ static void read_embedding(struct figures *f)
     f->embedding.inputs = count_of(embedding, "inputs");
     f->embedding.backlog = count_of(f->root, "embedding_backlog");
     f->embedding.filled_in_later = count_of(embedding, "filled_in_later");
-    f->embedding.put_off = count_of(embedding, "put_off");
     read_servers(f, json_object_get(embedding, "servers"));
 }
 
@@ -199,22 +197,15 @@ void figures_done(struct figures *figures)
 
 /* ---- questions ---- */
 
-const struct figures_operation *figures_operation(const struct figures *figures, const char *name)
-{
-    for (size_t i = 0; i < figures->operation_count; i++) {
-        if (strcmp(figures->operations[i].name, name) == 0)
-            return &figures->operations[i];
-    }
-    return NULL;
-}
-
 struct figures_latency figures_latency(const struct figures *figures, const char *name,
                                        enum figures_window window)
 {
-    const struct figures_operation *operation = figures_operation(figures, name);
-
     assert(window < WINDOW_COUNT);
-    return operation != NULL ? operation->windows[window] : latency_of(NULL);
+    for (size_t i = 0; i < figures->operation_count; i++) {
+        if (strcmp(figures->operations[i].name, name) == 0)
+            return figures->operations[i].windows[window];
+    }
+    return latency_of(NULL);
 }
 
 enum figures_window figures_recent(const struct figures *figures)
@@ -246,20 +237,21 @@ static double rate_between(int64_t before, int64_t now, double seconds)
 /* The mean of what came in between, from two means over everything. */
 static double mean_between(const struct figures_latency *before, const struct figures_latency *now)
 {
+    double mean;
+
     if (before->count < 0 || now->count <= before->count)
         return NAN;
-    return fmax(0, (now->mean_ms * (double)now->count - before->mean_ms * (double)before->count) /
-                       (double)(now->count - before->count));
+    mean = (now->mean_ms * (double)now->count - before->mean_ms * (double)before->count) /
+           (double)(now->count - before->count);
+    return mean < 0 ? 0 : mean; /* rounding */
 }
 
 struct figures_change figures_between(const struct figures *before, const struct figures *now,
                                       double seconds)
 {
-    static const struct figures_change unknown = {NAN, NAN, NAN, NAN};
+    static const struct figures_change unknown = {NAN, NAN, NAN};
     struct figures_latency ack[2] = {figures_latency(before, "queue", WINDOW_START),
                                      figures_latency(now, "queue", WINDOW_START)};
-    struct figures_latency row[2] = {figures_latency(before, "end_to_end", WINDOW_START),
-                                     figures_latency(now, "end_to_end", WINDOW_START)};
 
     if (now->uptime_s < before->uptime_s)
         return unknown;
@@ -267,6 +259,5 @@ struct figures_change figures_between(const struct figures *before, const struct
         .acked_per_s = rate_between(ack[0].count, ack[1].count, seconds),
         .stored_per_s = rate_between(before->completed, now->completed, seconds),
         .ack_mean_ms = mean_between(&ack[0], &ack[1]),
-        .row_mean_ms = mean_between(&row[0], &row[1]),
     };
 }

@@ -42,7 +42,7 @@ struct figures {
     const char *version, *health;
     int64_t uptime_s, connections;
     int64_t queued, processing, oldest_queued_ms;
-    int64_t completed, duplicates, replayed, failed, dead_letters, rejected;
+    int64_t completed, duplicates, failed, dead_letters, rejected;
     struct {
         int64_t bytes, segments, syncs, waiting_on_disk, recovered, damages, disk_free_bytes;
         double records_per_sync;
@@ -57,7 +57,7 @@ struct figures {
     } database;
     struct {
         const char *provider, *state, *last_error;
-        int64_t requests, inputs, backlog, filled_in_later, put_off;
+        int64_t requests, inputs, backlog, filled_in_later;
         struct figures_server servers[FIGURES_SERVERS_MAX];
         size_t server_count;
     } embedding;
@@ -73,10 +73,7 @@ int figures_read(const char *json, struct figures *ret) __attribute__((warn_unus
 /* Frees what figures_read() took; a struct of zeros is allowed. */
 void figures_done(struct figures *figures);
 
-/* NULL where the daemon has none of that name. */
-const struct figures_operation *figures_operation(const struct figures *figures, const char *name);
-
-/* One of its windows; everything is unknown where the operation or the window was not sent. */
+/* One window of an operation; everything is unknown where either was not sent. */
 struct figures_latency figures_latency(const struct figures *figures, const char *name,
                                        enum figures_window window);
 
@@ -91,7 +88,7 @@ double figures_rate(const struct figures *figures, const struct figures_latency 
  * daemon was started anew in between, or nothing was counted. */
 struct figures_change {
     double acked_per_s, stored_per_s;
-    double ack_mean_ms, row_mean_ms; /* of what was acked, or became a row, in between */
+    double ack_mean_ms; /* of what was acked in between */
 };
 struct figures_change figures_between(const struct figures *before, const struct figures *now,
                                       double seconds);

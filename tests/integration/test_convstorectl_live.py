@@ -265,7 +265,7 @@ class Live(Scenario):
         terminal.resize(60, 24)
         terminal.shows(r"^ack p99 ")
         terminal.resize(30, 5)
-        terminal.shows(r"\Aconvstored \d.*\n(warning.*\n)?acked ")
+        terminal.shows(r"\Aconvstored \d.*\n(.*\n)*acked ")
         self.assertNotIn("operation", terminal.screen())
         terminal.resize(100, 40)
         terminal.shows(r"^q quit ")
@@ -335,10 +335,12 @@ class Live(Scenario):
         daemon = self.daemon(self.shared_postgres())
         self.store_one(daemon)
         done = daemon.ctl("health")
-        self.assertEqual(done.returncode, 1, done.stdout)  # the tests' database has fsync=off
-        self.assertRegex(done.stdout, r"\Aconvstored WARNING: .*database_fsync_off: [^|]+ \| "
+        # The tests' database has fsync=off; a busy machine may have raised more.
+        verdict = {1: "WARNING", 2: "CRITICAL"}[done.returncode]
+        self.assertRegex(done.stdout, rf"\Aconvstored {verdict}: .*database_fsync_off: [^|]+ \| "
                                       r"queued=\d+ .* journal=\d+B .*\n\Z")
-        self.assertEqual(json.loads(daemon.ctl("health", "--json").stdout)["health"], "warning")
+        done = daemon.ctl("health", "--json")
+        self.assertIn("database_fsync_off", [a["name"] for a in json.loads(done.stdout)["alerts"]])
         self.assertEqual(daemon.stop(), 0)
         done = daemon.ctl("health")
         self.assertEqual((done.returncode, done.stderr), (2, ""))
