@@ -17,7 +17,7 @@ int secret_read(const char *path, char *ret, size_t size)
         return -errno;
     setvbuf(file, NULL, _IONBF, 0); /* no second copy in memory */
     len = fread(ret, 1, size, file);
-    rc = ferror(file) ? -EIO : len == size ? -EFBIG : 0;
+    rc = ferror(file) ? -errno : len == size ? -EFBIG : 0;
     fclose(file);
     if (rc != 0) {
         explicit_bzero(ret, len);

@@ -155,6 +155,7 @@ class Daemon:
         self.arguments = list(arguments)
         self.env = env or {}
         self.wrapper = list(wrapper) or os.environ.get("TEST_WRAPPER", "").split()
+        self.pass_fds = ()  # descriptors that the process gets under the same numbers
         self.process = None
         self.exit_seen = True  # a test has read how the latest process ended
 
@@ -174,7 +175,7 @@ class Daemon:
         with open(self.log_path, "ab") as log:
             self.process = subprocess.Popen(
                 self.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                env=clean_environment(**self.env), start_new_session=True)
+                env=clean_environment(**self.env), start_new_session=True, pass_fds=self.pass_fds)
         self.exit_seen = False
         if wait:
             self.wait_ready()

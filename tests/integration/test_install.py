@@ -129,27 +129,42 @@ class Install(Scenario):
                   " _convstorectl; printf '%s\\n' \"${COMPREPLY[@]}\"")
         return run("bash", "-c", script, "bash", BUILD / "convstorectl", *words, cwd=self.directory).split()
 
+    def commands(self):
+        """{name: summary} of --help."""
+        lines = run(BUILD / "convstorectl", "--help").split("Commands", 1)[1].split("\n\n", 1)[0].splitlines()[1:]
+        self.assertGreaterEqual(len(lines), 10)
+        return dict(line.split(None, 1) for line in lines)
+
+    def options(self, command):
+        return set(re.findall(r"(?m)^  (--[a-z-]+)", run(BUILD / "convstorectl", command, "--help")))
+
     def test_completion_in_bash(self):
         """Goal of this test: every command that --help names is offered, every option of each command,
         its actions, and files after it."""
-        lines = run(BUILD / "convstorectl", "--help").split("Commands", 1)[1].split("\n\n", 1)[0].splitlines()[1:]
-        commands = [line.split()[0] for line in lines]
-        self.assertGreaterEqual(len(commands), 10)
+        commands = list(self.commands())
         self.assertEqual(self.complete(""), commands)
         self.assertEqual(self.complete("--socket", "flush", "st"), [c for c in commands if c.startswith("st")])
         for command in commands:
-            text = run(BUILD / "convstorectl", command, "--help")
-            options = set(re.findall(r"(?m)^  (--[a-z-]+)", text))
-            self.assertLessEqual(options, set(self.complete("--json", command, "--")), command)
+            self.assertLessEqual(self.options(command), set(self.complete("--json", command, "--")), command)
         self.assertIn("retry", self.complete("dead-letters", "re"))
         (self.directory / "chat.jsonl").touch()
         self.assertEqual(self.complete("import", "cha"), ["chat.jsonl"])
         self.assertEqual(self.complete("--socket", "cha"), ["chat.jsonl"])
 
-    @unittest.skipUnless(shutil.which("zsh"), "zsh is not installed")
     def test_completion_in_zsh(self):
-        """Goal of this test: zsh can read its completion."""
-        run("zsh", "-n", COMPLETION / "_convstorectl")
+        """Goal of this test: the pipelines by which zsh's completion reads --help find every command
+        with its summary, every option and action; zsh itself can read the file where it is installed."""
+        text = (COMPLETION / "_convstorectl").read_text()
+        pipelines = dict(re.findall(r"_call_program (\w+) \$words\[1\](.*?)\)\"\}\)", text, re.S))
+        ask = lambda what, command="": run("sh", "-c", '"$program"' + pipelines[what], env=clean_environment(
+            program=str(BUILD / "convstorectl"), command=command)).splitlines()
+        commands = self.commands()
+        self.assertEqual(ask("commands"), [f"{name}:{summary}" for name, summary in commands.items()])
+        for command in commands:
+            self.assertLessEqual(self.options(command), set(ask("options", command)), command)
+        self.assertEqual(ask("actions", "dead-letters"), ["list", "show", "retry", "drop"])
+        if shutil.which("zsh"):
+            run("zsh", "-n", COMPLETION / "_convstorectl")
 
 
 if __name__ == "__main__":
