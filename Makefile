@@ -163,7 +163,7 @@ install: programs $(BUILD)/convstore-bench
 	ar rcs $(DESTDIR)$(LIBDIR)/libconvstore.a $(CLIENT) $(PROTO)
 	install -d $(DESTDIR)$(LIBDIR)/pkgconfig $(DESTDIR)$(UNITDIR)
 	printf '%s\n' 'Name: libconvstore' 'Description: hands conversations to convstored' \
-	  'Version: $(VERSION)' 'Libs: -L$(LIBDIR) -lconvstore' 'Libs.private: -lmsgpackc' \
+	  'Version: $(VERSION)' 'Libs: -L$(LIBDIR) -lconvstore' \
 	  'Cflags: -I$(PREFIX)/include' > $(DESTDIR)$(LIBDIR)/pkgconfig/convstore.pc
 	for unit in convstored.service convstored.socket; do sed 's,/usr/\(s\?bin\)/conv,$(PREFIX)/\1/conv,' \
 	  systemd/$$unit > $(DESTDIR)$(UNITDIR)/$$unit && chmod 644 $(DESTDIR)$(UNITDIR)/$$unit; done
