@@ -25,16 +25,18 @@ void notify_starting(void)
 
 static void write_status(const struct server *server, char text[NOTIFY_STATUS_MAX])
 {
+    size_t alerts = alerts_raised(&server->health.alerts);
     struct figures now;
-    const char *database;
+    char waiting[64] = "nothing waits", raised[32] = "";
 
     figures_gather(server, &now);
-    database = database_state_name(now.batcher.database);
-    if (server->outstanding == 0)
-        snprintf(text, NOTIFY_STATUS_MAX, "Serving: nothing waits; database %s", database);
-    else
-        snprintf(text, NOTIFY_STATUS_MAX, "Serving: %zu wait, the oldest for %.1f s; database %s",
-                 server->outstanding, (double)now.oldest_queued_ms / 1000, database);
+    if (server->outstanding > 0)
+        snprintf(waiting, sizeof waiting, "%zu wait, the oldest for %.1f s", server->outstanding,
+                 (double)now.oldest_queued_ms / 1000);
+    if (alerts > 0)
+        snprintf(raised, sizeof raised, "; alerts: %zu", alerts);
+    snprintf(text, NOTIFY_STATUS_MAX, "Serving: %s; database %s%s", waiting,
+             database_state_name(now.batcher.database), raised);
 }
 
 /* An idle daemon wakes the service manager for nothing. */

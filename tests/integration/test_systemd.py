@@ -164,6 +164,7 @@ class Systemd(Scenario):
         release = self.start_with_backlog(600, "TimeoutStopSec=2s", SLOW_ROWS)
         eventually(lambda: re.search(r"600 wait, the oldest for \d+\.\d s; database up", self.status_line()),
                    5, "depth and age in the status")
+        eventually(lambda: "; alerts: " in self.status_line(), 5, "fsync=off in the status")
         self.systemctl("stop", "--no-block", "convstored.service")
         eventually(lambda: "Draining: 600" in self.status_line(), 5, "the drain in the status")
         started = time.monotonic()
