@@ -84,6 +84,10 @@ struct config {
         uint64_t clear_after_ms;
     } alerts;
     struct {
+        char *language;
+        uint64_t timeout_ms;
+    } search;
+    struct {
         char *level;
         char *format; /* "text" or "json" */
     } log;

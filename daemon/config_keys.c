@@ -49,7 +49,7 @@ const struct config_key config_keys[] = {
     NUMBER(batch, max_attempts, "8", 1, 1000),
 
     TEXT(database, conninfo, ""),
-    NUMBER(database, max_connections, "4", 3, 20),
+    NUMBER(database, max_connections, "6", 4, 20),
     BOOL(database, auto_migrate, "true"),
 
     CHOICE(embedding, provider, "builtin", "builtin ollama openai none"),
@@ -100,6 +100,9 @@ const struct config_key config_keys[] = {
     NUMBER(alerts, min_samples, "20", 1, 1000000),
     NUMBER(alerts, raise_after_ms, "10000", 0, DAY_MS),
     NUMBER(alerts, clear_after_ms, "30000", 0, DAY_MS),
+
+    TEXT(search, language, "simple"),
+    NUMBER(search, timeout_ms, "5000", 100, DAY_MS / 24),
 
     CHOICE(log, level, "info", "error warning info debug"),
     CHOICE(log, format, "text", "text json"),

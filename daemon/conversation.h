@@ -9,6 +9,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/queue.h>
 
 #include "proto/message.h"
 #include "proto/slice.h"
@@ -35,13 +36,14 @@ struct packed_conversation {
 #define PACKED_HAS_CREATED_AT 4u /* the client's own, so part of the content */
 
 struct conversation {
-    struct conversation *next; /* in whatever list its owner keeps */
-    uint64_t seq;              /* the journal's number for it; 0 before it has one */
-    uint64_t read_ns;          /* uv_hrtime() when its message was read; 0 after a replay */
-    struct call *call;         /* the request that waits for it, or NULL */
-    uint32_t call_index;       /* its place in that request's list */
-    uint32_t attempts;         /* batches that it was in and that failed */
-    bool replayed;             /* read back from the journal, or its batch was tried before */
+    struct conversation *next;        /* in whatever list its owner keeps */
+    LIST_ENTRY(conversation) waiting; /* the loop's, see waiting.h */
+    uint64_t seq;                     /* the journal's number for it; 0 before it has one */
+    uint64_t read_ns;                 /* uv_hrtime() when its message was read; 0 after a replay */
+    struct call *call;                /* the request that waits for it, or NULL */
+    uint32_t call_index;              /* its place in that request's list */
+    uint32_t attempts;                /* batches that it was in and that failed */
+    bool replayed; /* read back from the journal, or its batch was tried before */
     uint32_t packed_len;
     _Alignas(8) uint8_t packed[]; /* packed_len bytes */
 };

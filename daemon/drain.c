@@ -99,7 +99,8 @@ static void on_drained(uv_timer_t *timer)
     uv_close((uv_handle_t *)&drain->deadline_timer, NULL);
     uv_close((uv_handle_t *)&drain->progress_timer, NULL);
     notify_close(server);
-    server->closing += 2;
+    server->closing += 3;
+    reads_close(&server->reads, on_part_closed);
     sessions_close(server->sessions, on_part_closed);
     batcher_close(server->batcher, on_batcher_closed);
     json_buffer_done(&server->json);

@@ -1,4 +1,5 @@
-/* Models known by name: their dimension and the prefix that a document needs. Owns nothing. */
+/* Models known by name: their dimension and the prefixes that documents and queries need. Owns
+ * nothing. */
 #include "daemon/embedding_model.h"
 
 #include <errno.h>
@@ -14,38 +15,42 @@ struct known_model {
     const char *name;
     const char *tag; /* NULL: every size of this name that has no line of its own */
     uint32_t dimension;
-    const char *document_prefix;
+    const char *document_prefix, *query_prefix;
 };
+
+#define PASSAGES "Represent this sentence for searching relevant passages: "
+#define INSTRUCT                                                                                   \
+    "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery:"
 
 /* A name whose untagged line has dimension 0 comes in sizes of its own: any other tag must say. */
 static const struct known_model known_models[] = {
-    {"nomic-embed-text", NULL, 768, "search_document: "},
-    {"nomic-embed-text-v2-moe", NULL, 768, "search_document: "},
-    {"mxbai-embed-large", NULL, 1024, ""},
-    {"bge-m3", NULL, 1024, ""},
-    {"bge-large", NULL, 1024, ""},
-    {"all-minilm", NULL, 384, ""},
-    {"paraphrase-multilingual", NULL, 768, ""},
-    {"snowflake-arctic-embed2", NULL, 1024, ""},
-    {"snowflake-arctic-embed", "22m", 384, ""},
-    {"snowflake-arctic-embed", "33m", 384, ""},
-    {"snowflake-arctic-embed", "110m", 768, ""},
-    {"snowflake-arctic-embed", "137m", 768, ""},
-    {"snowflake-arctic-embed", "335m", 1024, ""},
-    {"snowflake-arctic-embed", "latest", 1024, ""},
-    {"snowflake-arctic-embed", NULL, 0, ""},
-    {"embeddinggemma", NULL, 768, "title: none | text: "},
-    {"qwen3-embedding", "0.6b", 1024, ""},
-    {"qwen3-embedding", "4b", 2560, ""},
-    {"qwen3-embedding", "8b", 4096, ""},
-    {"qwen3-embedding", "latest", 4096, ""},
-    {"qwen3-embedding", NULL, 0, ""},
-    {"e5-small", NULL, 384, "passage: "},
-    {"e5-base", NULL, 768, "passage: "},
-    {"e5-large", NULL, 1024, "passage: "},
-    {"multilingual-e5-small", NULL, 384, "passage: "},
-    {"multilingual-e5-base", NULL, 768, "passage: "},
-    {"multilingual-e5-large", NULL, 1024, "passage: "},
+    {"nomic-embed-text", NULL, 768, "search_document: ", "search_query: "},
+    {"nomic-embed-text-v2-moe", NULL, 768, "search_document: ", "search_query: "},
+    {"mxbai-embed-large", NULL, 1024, "", PASSAGES},
+    {"bge-m3", NULL, 1024, "", ""},
+    {"bge-large", NULL, 1024, "", PASSAGES},
+    {"all-minilm", NULL, 384, "", ""},
+    {"paraphrase-multilingual", NULL, 768, "", ""},
+    {"snowflake-arctic-embed2", NULL, 1024, "", "query: "},
+    {"snowflake-arctic-embed", "22m", 384, "", PASSAGES},
+    {"snowflake-arctic-embed", "33m", 384, "", PASSAGES},
+    {"snowflake-arctic-embed", "110m", 768, "", PASSAGES},
+    {"snowflake-arctic-embed", "137m", 768, "", PASSAGES},
+    {"snowflake-arctic-embed", "335m", 1024, "", PASSAGES},
+    {"snowflake-arctic-embed", "latest", 1024, "", PASSAGES},
+    {"snowflake-arctic-embed", NULL, 0, "", PASSAGES},
+    {"embeddinggemma", NULL, 768, "title: none | text: ", "task: search result | query: "},
+    {"qwen3-embedding", "0.6b", 1024, "", INSTRUCT},
+    {"qwen3-embedding", "4b", 2560, "", INSTRUCT},
+    {"qwen3-embedding", "8b", 4096, "", INSTRUCT},
+    {"qwen3-embedding", "latest", 4096, "", INSTRUCT},
+    {"qwen3-embedding", NULL, 0, "", INSTRUCT},
+    {"e5-small", NULL, 384, "passage: ", "query: "},
+    {"e5-base", NULL, 768, "passage: ", "query: "},
+    {"e5-large", NULL, 1024, "passage: ", "query: "},
+    {"multilingual-e5-small", NULL, 384, "passage: ", "query: "},
+    {"multilingual-e5-base", NULL, 768, "passage: ", "query: "},
+    {"multilingual-e5-large", NULL, 1024, "passage: ", "query: "},
 };
 
 /* The model's line, whatever registry ("hub.example/team/") stands before its name; NULL where none
@@ -119,4 +124,17 @@ int embedding_model_resolve(const struct config *config, struct embedding_model 
     }
     *ret = model;
     return 0;
+}
+
+const char *embedding_model_query_prefix(const struct config *config)
+{
+    const char *prefix = config->embedding.query_prefix;
+    const struct known_model *known;
+
+    if (strcmp(config->embedding.provider, "builtin") == 0)
+        return ""; /* whose vectors are of the same kind */
+    if (strcmp(prefix, "auto") != 0)
+        return prefix;
+    known = find_known(config->embedding.model);
+    return known != NULL ? known->query_prefix : "";
 }

@@ -12,4 +12,7 @@
 int embedding_model_resolve(const struct config *config, struct embedding_model *ret,
                             char ret_error[256]) __attribute__((warn_unused_result));
 
+/* What stands before a query where embedding.model does for documents what model.prefix says. */
+const char *embedding_model_query_prefix(const struct config *config);
+
 #endif

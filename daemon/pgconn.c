@@ -225,52 +225,6 @@ bool pgconn_alive(PGconn *conn)
     return true;
 }
 
-static bool result_is_good(const PGresult *result)
-{
-    ExecStatusType status = PQresultStatus(result);
-
-    return status == PGRES_COMMAND_OK || status == PGRES_TUPLES_OK;
-}
-
-int pgconn_query(PGconn *conn, const char *sql, int param_count, const char *const *params,
-                 PGresult **ret, struct pg_error *err)
-{
-    PGresult *last = NULL, *result = NULL;
-    bool failed = false;
-    int sent = params != NULL
-                   ? PQsendQueryParams(conn, sql, param_count, NULL, params, NULL, NULL, 0)
-                   : PQsendQuery(conn, sql);
-
-    if (!sent) {
-        pg_error_from_conn(err, conn);
-        return -1;
-    }
-    if (pgconn_flush(conn, err) != 0)
-        return -1;
-    for (;;) {
-        if (pgconn_next(conn, &result, err) != 0) {
-            PQclear(last);
-            return -1;
-        }
-        if (result == NULL)
-            break;
-        if (!failed && !result_is_good(result)) {
-            failed = true;
-            pg_error_from_result(err, result);
-        }
-        PQclear(last);
-        last = result;
-    }
-    if (!failed && last != NULL) {
-        *ret = last;
-        return 0;
-    }
-    if (!failed)
-        pg_error_from_conn(err, conn);
-    PQclear(last);
-    return -1;
-}
-
 /* Connecting */
 
 /* What conninfo and libpq's own environment do not name. */

@@ -48,6 +48,13 @@ bool pgconn_alive(PGconn *conn);
 int pgconn_query(PGconn *conn, const char *sql, int param_count, const char *const *params,
                  PGresult **ret, struct pg_error *err) __attribute__((warn_unused_result));
 
+/* The same with a statement that this connection keeps under that name from the first time on; all
+ * params are of type text. Outside a transaction: the first time begins with an error. */
+#define PGCONN_PARAMS_MAX 10
+int pgconn_query_prepared(PGconn *conn, const char *name, const char *sql, int param_count,
+                          const char *const *params, PGresult **ret, struct pg_error *err)
+    __attribute__((warn_unused_result));
+
 /* Sends what libpq has queued, and reads meanwhile, so that neither side can wait for the other.
  * 0, or -1 with *err. */
 int pgconn_flush(PGconn *conn, struct pg_error *err) __attribute__((warn_unused_result));

@@ -51,18 +51,15 @@ static const char drop_backlog_sql[] =
 static const char drop_model_sql[] =
     "DELETE FROM convstore.embedding_models WHERE model_id = $1::int2";
 
-/* The model's row; made where it is not there yet. */
-static int current_id(PGconn *conn, const struct embedding_model *model, int16_t *ret,
-                      struct pg_error *err)
+int pgmodels_current(PGconn *conn, const struct embedding_model *model, int16_t *ret,
+                     struct schema_vectors *ret_vectors, struct pg_error *err)
 {
-    struct schema_vectors vectors;
-
     *ret = 0;
     if (model->dimension == 0)
-        return 0; /* no vectors are made */
-    if (schema_vectors(conn, model->storage, &vectors, err) != 0)
+        return 0;
+    if (schema_vectors(conn, model->storage, ret_vectors, err) != 0)
         return -1;
-    return schema_model_id(conn, model, vectors.storage, ret, err);
+    return schema_model_id(conn, model, ret_vectors->storage, ret, err);
 }
 
 int pgmodels_list(PGconn *conn, const struct embedding_model *current, PGresult **ret,
@@ -70,9 +67,10 @@ int pgmodels_list(PGconn *conn, const struct embedding_model *current, PGresult 
 {
     char id[16];
     const char *params[] = {id};
+    struct schema_vectors ignored;
     int16_t model_id;
 
-    if (current_id(conn, current, &model_id, err) != 0)
+    if (pgmodels_current(conn, current, &model_id, &ignored, err) != 0)
         return -1;
     snprintf(id, sizeof id, "%d", model_id);
     return pgconn_query(conn, list_sql, 1, params, ret, err);
@@ -82,10 +80,11 @@ int pgmodels_find(PGconn *conn, const struct embedding_model *current, int16_t *
                   bool *ret_exists, bool *ret_current, struct pg_error *err)
 {
     char id[16];
+    struct schema_vectors ignored;
     int16_t current_model_id;
     PGresult *result;
 
-    if (current_id(conn, current, &current_model_id, err) != 0)
+    if (pgmodels_current(conn, current, &current_model_id, &ignored, err) != 0)
         return -1;
     if (*model_id == 0)
         *model_id = current_model_id;

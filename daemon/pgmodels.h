@@ -8,6 +8,7 @@
 
 #include "daemon/pgconn.h"
 #include "daemon/pgwriter.h"
+#include "daemon/schema.h"
 
 /* The columns of the list, in text form. */
 enum pgmodels_column {
@@ -23,6 +24,12 @@ enum pgmodels_column {
     PGMODELS_CURRENT, /* "t": the one that this daemon makes vectors with */
     PGMODELS_COLUMNS,
 };
+
+/* The model's row, made where it is not there yet, and how its vectors are stored. *ret is 0 and
+ * *ret_vectors untouched where no vectors are made. */
+int pgmodels_current(PGconn *conn, const struct embedding_model *model, int16_t *ret,
+                     struct schema_vectors *ret_vectors, struct pg_error *err)
+    __attribute__((warn_unused_result));
 
 /* PQclear(*ret) is the caller's. */
 int pgmodels_list(PGconn *conn, const struct embedding_model *current, PGresult **ret,

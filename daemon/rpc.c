@@ -6,6 +6,7 @@
 #include "daemon/embeddings.h"
 #include "daemon/journal.h"
 #include "daemon/log.h"
+#include "daemon/read.h"
 #include "daemon/report.h"
 #include "daemon/server.h"
 #include "daemon/store.h"
@@ -90,6 +91,10 @@ static const struct rpc_method methods[] = {
     {"store", store_handle, false, 1, 2},
     {"store_many", store_many_handle, false, 1, 2},
     {"record", record_handle, false, 3, 3},
+    {"status", status_handle, false, 2, 2},
+    {"get", get_handle, false, 2, 2},
+    {"list", list_handle, false, 1, 1},
+    {"search", search_handle, false, 1, 1},
     {"ping", ping_handle, false, 0, 0},
     {"stats", stats_handle, false, 0, 0},
     {"flush", flush_handle, true, 0, 1},

@@ -112,7 +112,10 @@ static void on_durable(void *owner, struct conversation *c)
 
 static void on_ready(void *owner, struct conversation *c)
 {
-    batcher_push(((struct server *)owner)->batcher, c);
+    struct server *server = owner;
+
+    waiting_add(&server->waiting, c);
+    batcher_push(server->batcher, c);
 }
 
 static void on_lost(void *owner, struct conversation *c)
@@ -190,6 +193,7 @@ static void on_row(void *owner, struct conversation *c, enum row_verdict verdict
     count_row(&server->stats, c, verdict);
     if (verdict == ROW_DEAD)
         dead_letters_on_dead(server);
+    waiting_remove(c);
     conversation_free(c);
     journal_done(server->journal, seq);
     assert(server->outstanding > 0);
@@ -358,11 +362,11 @@ static struct pgwriter_config writer_config(const struct server *server)
                                     .model = server->model};
 }
 
-/* What the queries and the backfill leave of database.max_connections. */
+/* What the queries, the reads and the backfill leave of database.max_connections. */
 static uint64_t write_connections(const struct server *server)
 {
     return server->config->database.max_connections - QUERIES_CONNECTIONS -
-           (server->model.dimension > 0);
+           reads_connections(server->config) - (server->model.dimension > 0);
 }
 
 static int start_backfill(struct server *server)
@@ -400,8 +404,10 @@ static int start_batcher(struct server *server)
 static int start_queries(struct server *server)
 {
     struct pgwriter_config connection = writer_config(server);
+    struct queries_options options = {.name = "query", .connections = QUERIES_CONNECTIONS};
+    int rc = queries_start(server->loop, &connection, &options, &server->queries);
 
-    return queries_start(server->loop, &connection, &server->queries);
+    return rc == 0 ? reads_start(&server->reads, server, &connection) : rc;
 }
 
 static int open_journal(struct server *server, char *error)

@@ -16,9 +16,11 @@
 #include "daemon/health.h"
 #include "daemon/notify.h"
 #include "daemon/precedence.h"
+#include "daemon/read.h"
 #include "daemon/session.h"
 #include "daemon/stats.h"
 #include "daemon/waiters.h"
+#include "daemon/waiting.h"
 #include "proto/json.h"
 
 struct backfill;
@@ -47,13 +49,15 @@ struct server {
     struct batcher *batcher;
     struct precedence precedence;
     struct failover failover;
-    struct queries *queries;
+    struct queries *queries; /* the operators' */
+    struct reads reads;      /* the services' */
     struct dead_letters dead_letters;
     struct backfill *backfill; /* NULL: no vectors are made */
     struct stats stats;
     struct health health;
     struct flush_list flushes;
     struct waiters waiters;  /* calls that wait for rows */
+    struct waiting waiting;  /* conversations that the batcher holds */
     struct json_buffer json; /* metadata of the message that is being read */
     struct drain drain;
     struct notify notify;

@@ -15,7 +15,7 @@
 static const char *const own_names[OPERATION_COUNT] = {
     [OPERATION_QUEUE] = "queue",           [OPERATION_JOURNAL_SYNC] = "journal_sync",
     [OPERATION_EMBEDDING] = "embedding",   [OPERATION_BATCH_INSERT] = "batch_insert",
-    [OPERATION_END_TO_END] = "end_to_end",
+    [OPERATION_END_TO_END] = "end_to_end", [OPERATION_READ] = "read",
 };
 
 /* Seconds of one slice. */

@@ -16,6 +16,7 @@ enum operation {
     OPERATION_EMBEDDING,    /* one request to the embedder */
     OPERATION_BATCH_INSERT, /* one batch written: the database's answer to one transaction */
     OPERATION_END_TO_END,   /* message read -> row committed; error: a dead letter */
+    OPERATION_READ,         /* status, get, list, search: message read -> answer sent */
     OPERATION_COUNT,
 };
 

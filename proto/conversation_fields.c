@@ -307,3 +307,37 @@ int conversation_decode(struct reader *r, const char *field, struct json_buffer 
     }
     return 0;
 }
+
+int field_decode_text(struct reader *r, const char *field, size_t max_bytes, struct slice *ret,
+                      struct wire_error *err)
+{
+    struct decoder d = {.reader = r, .err = err, .item = field};
+
+    return decode_short_text(&d, max_bytes, ret);
+}
+
+int field_decode_id(struct reader *r, const char *field, bool *ret_given, uint8_t ret[16],
+                    struct wire_error *err)
+{
+    struct decoder d = {.reader = r, .err = err, .item = field};
+    struct conversation_fields fields = {0};
+
+    if (decode_id(&d, &fields) != 0)
+        return -1;
+    *ret_given = fields.has_id;
+    memcpy(ret, fields.id, sizeof fields.id);
+    return 0;
+}
+
+int field_decode_time(struct reader *r, const char *field, bool *ret_given, int64_t *ret_us,
+                      struct wire_error *err)
+{
+    struct decoder d = {.reader = r, .err = err, .item = field};
+    struct conversation_fields fields = {0};
+
+    if (decode_created_at(&d, &fields) != 0)
+        return -1;
+    *ret_given = fields.has_created_at;
+    *ret_us = fields.created_at_us;
+    return 0;
+}

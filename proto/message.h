@@ -57,6 +57,15 @@ int conversation_decode(struct reader *r, const char *field, struct json_buffer 
                         struct conversation_fields *ret, struct wire_error *err)
     __attribute__((warn_unused_result));
 
+/* One field of a conversation where another method has it; field is its name in error texts. Text:
+ * 1 to max_bytes bytes. Id and time may be nil: then *ret_given is false. */
+int field_decode_text(struct reader *r, const char *field, size_t max_bytes, struct slice *ret,
+                      struct wire_error *err) __attribute__((warn_unused_result));
+int field_decode_id(struct reader *r, const char *field, bool *ret_given, uint8_t ret[16],
+                    struct wire_error *err) __attribute__((warn_unused_result));
+int field_decode_time(struct reader *r, const char *field, bool *ret_given, int64_t *ret_us,
+                      struct wire_error *err) __attribute__((warn_unused_result));
+
 /* The options map of store and store_many. */
 struct store_options {
     bool wait_stored;    /* wait: "stored"; "durable" is the default and may be named */

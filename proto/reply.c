@@ -66,3 +66,11 @@ void pack_id(msgpack_packer *pk, const uint8_t id[16])
     uuid_format(id, text);
     msgpack_pack_str_with_body(pk, text, UUID_TEXT_LEN);
 }
+
+void pack_time(msgpack_packer *pk, int64_t us)
+{
+    msgpack_timestamp at = {.tv_sec = us / 1000000 - (us % 1000000 < 0)};
+
+    at.tv_nsec = (uint32_t)(us - at.tv_sec * 1000000) * 1000;
+    msgpack_pack_timestamp(pk, &at);
+}

@@ -21,5 +21,6 @@ void pack_error(msgpack_packer *pk, const struct wire_error *err);
 void pack_str(msgpack_packer *pk, const char *text);
 void pack_slice(msgpack_packer *pk, struct slice s); /* nil where data is NULL */
 void pack_id(msgpack_packer *pk, const uint8_t id[16]);
+void pack_time(msgpack_packer *pk, int64_t us); /* microseconds since 1970, as a timestamp */
 
 #endif
