@@ -25,6 +25,7 @@ class Recorded(Scenario):
         percentiles over each window; what is wrong is refused by name and counts nowhere."""
         d = self.daemon()
         with d.client() as client:
+            own = len(client.request("stats")["operations"])
             for n in range(1, 101):
                 self.assertIsNone(client.request("record", "llm.answer", n, n % 10 != 0))
             client.notify("record", "llm.answer", 0.25, True)
@@ -49,7 +50,7 @@ class Recorded(Scenario):
             with self.assertRaises(RpcError) as raised:
                 client.request("record", "name-64", 1, True)
             self.assertIn("64 names", raised.exception.text)
-            self.assertEqual(len(client.request("stats")["operations"]), 5 + 64)
+            self.assertEqual(len(client.request("stats")["operations"]), own + 64)
 
 
 class Agreement(Scenario):
