@@ -122,25 +122,42 @@ static enum watch_event event_of(uint32_t number)
     }
 }
 
-/* One key a call: what a function key sends begins with an escape and comes in one piece. */
+/* -1: nothing has come, or no more will (*ret_end). */
+static int read_byte(bool wait, bool *ret_end)
+{
+    struct pollfd fd = {.fd = STDIN_FILENO, .events = POLLIN};
+    unsigned char byte;
+    ssize_t n;
+
+    *ret_end = false;
+    if (!wait && poll(&fd, 1, 0) != 1)
+        return -1;
+    n = read(STDIN_FILENO, &byte, 1);
+    *ret_end = n == 0 || (n < 0 && errno != EINTR && errno != EAGAIN);
+    return n == 1 ? byte : -1;
+}
+
+/* One key a call. What a function key sends is an escape, '[' or 'O', and all up to a letter or
+ * '~'; it comes in one piece, and the next key may come right behind it. */
 static bool read_key(char *ret_key, bool *ret_end)
 {
-    char bytes[16];
-    ssize_t n = read(STDIN_FILENO, bytes, 1);
+    int byte = read_byte(true, ret_end);
 
-    *ret_end = n == 0 || (n < 0 && errno != EINTR && errno != EAGAIN);
-    if (n != 1)
-        return false;
-    if (bytes[0] == ESCAPE) {
-        struct pollfd more = {.fd = STDIN_FILENO, .events = POLLIN};
-
-        if (poll(&more, 1, 0) == 1) {
-            *ret_end = read(STDIN_FILENO, bytes, sizeof bytes) <= 0;
-            return false;
-        }
+    if (byte != ESCAPE) {
+        *ret_key = (char)byte;
+        return byte >= 0;
     }
-    *ret_key = bytes[0];
-    return true;
+    byte = read_byte(false, ret_end);
+    if (byte < 0 && !*ret_end) {
+        *ret_key = ESCAPE;
+        return true;
+    }
+    if (byte == '[' || byte == 'O') {
+        do {
+            byte = read_byte(false, ret_end);
+        } while (byte >= 0 && byte < '@');
+    }
+    return false;
 }
 
 /* WATCH_DUE: nothing of note. */

@@ -246,10 +246,9 @@ class Live(Scenario):
         for key, seconds in [("-", "0.5"), ("-", "1"), ("+", "0.5"), ("+", "0.2"), ("+", "0.2")]:
             terminal.type(key)
             terminal.shows(rf"every {seconds} s")
-        terminal.press("Up")  # no key of ours
-        terminal.type("?")
+        terminal.tmux("send-keys", "Up", "F5", "?")  # two that are no keys of ours, and help
         terminal.shows("^p, space +pause")
-        terminal.press("x")
+        terminal.press("Escape")
         terminal.shows("^acked ")
         terminal.press("q")
         terminal.shows("^ended 0")
