@@ -174,7 +174,7 @@ install: programs $(BUILD)/convstore-bench
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/zsh/vendor-completions systemd/completion/_convstorectl
 	$(foreach page,$(MAN_PAGES),install -D -m 644 -t \
 	  $(DESTDIR)$(PREFIX)/share/man/man$(subst .,,$(suffix $(page))) $(page) &&) true
-	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/convstore $(wildcard config/*.*) \
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/convstore $(filter-out $(MAN_PAGES),$(wildcard config/*.*)) \
 	  proto/PROTOCOL.md README.md LICENSE
 	[ -e $(DESTDIR)$(SYSCONFDIR)/convstore/convstored.conf ] || \
 	  install -D -m 644 -t $(DESTDIR)$(SYSCONFDIR)/convstore config/convstored.conf
