@@ -11,7 +11,7 @@ SYSCONFDIR ?= /etc
 MAN_PAGES = $(wildcard */man/*.[1-8] */*.[1-8])
 JOBS ?= $(shell nproc)
 
-PKGS := libuv libpq libcurl msgpack libsystemd jansson libxxhash
+PKGS := libuv libpq libcurl msgpack libsystemd jansson libxxhash libmicrohttpd
 PKG_CFLAGS := $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
 PKG_LIBS := $(shell pkg-config --libs $(PKGS) 2>/dev/null)
 WARN := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wformat=2 -Wundef \

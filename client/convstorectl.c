@@ -20,6 +20,7 @@ static const struct ctl_command commands[] = {
     {"stats", "show how the daemon is: counters, alerts, timings", ctl_stats_help, ctl_run_stats},
     {"top", "watch the daemon live on the terminal", ctl_top_help, ctl_run_top},
     {"health", "one line and an exit status for monitors", ctl_health_help, ctl_run_health},
+    {"metrics", "print the figures as Prometheus reads them", ctl_metrics_help, ctl_run_metrics},
     {"ping", "ask whether the daemon answers", ctl_ping_help, ctl_run_ping},
     {"flush", "write the whole backlog to the database now", ctl_flush_help, ctl_run_flush},
     {"journal", "show or verify what the daemon keeps on disk", ctl_journal_help, ctl_run_journal},

@@ -39,6 +39,7 @@ int ctl_run_import(struct ctl *ctl, int argc, char **argv);
 int ctl_run_stats(struct ctl *ctl, int argc, char **argv);
 int ctl_run_top(struct ctl *ctl, int argc, char **argv);
 int ctl_run_health(struct ctl *ctl, int argc, char **argv);
+int ctl_run_metrics(struct ctl *ctl, int argc, char **argv);
 int ctl_run_ping(struct ctl *ctl, int argc, char **argv);
 int ctl_run_flush(struct ctl *ctl, int argc, char **argv);
 int ctl_run_journal(struct ctl *ctl, int argc, char **argv);
@@ -50,7 +51,7 @@ int ctl_run_schema(struct ctl *ctl, int argc, char **argv);
 extern const char ctl_store_help[], ctl_import_help[], ctl_stats_help[], ctl_ping_help[],
     ctl_flush_help[], ctl_journal_help[], ctl_dead_letters_help[], ctl_schema_help[],
     ctl_embeddings_help[], ctl_reembed_help[], ctl_migrate_vectors_help[], ctl_top_help[],
-    ctl_health_help[];
+    ctl_health_help[], ctl_metrics_help[];
 
 /* ---- convstorectl.c ---- */
 

@@ -16,6 +16,7 @@
 
 #include "daemon/config_keys.h"
 #include "daemon/embedding.h"
+#include "daemon/metrics_address.h"
 
 #define ERROR_BYTES 512
 #define SEGMENT_OVERHEAD (64 * 1024) /* more than headers, a record's frame and packing take */
@@ -379,6 +380,10 @@ static int check_together(const struct config *config, char *error)
                  (uintmax_t)config->listen.max_partial_bytes);
     else if (strcmp(config->listen.socket, config->listen.control_socket) == 0)
         snprintf(error, ERROR_BYTES, "listen.socket and listen.control_socket are the same path");
+    else if (config->metrics.listen[0] != '\0' && !metrics_address_is_valid(config->metrics.listen))
+        snprintf(error, ERROR_BYTES,
+                 "metrics.listen = %.300s: must be host:port, [v6]:port or a socket's path",
+                 config->metrics.listen);
     else if (too_many_urls(config->embedding.url))
         snprintf(error, ERROR_BYTES, "embedding.url names more than %d servers",
                  EMBEDDING_URLS_MAX);

@@ -88,6 +88,9 @@ struct config {
         uint64_t timeout_ms;
     } search;
     struct {
+        char *listen; /* "": off */
+    } metrics;
+    struct {
         char *level;
         char *format; /* "text" or "json" */
     } log;

@@ -104,6 +104,8 @@ const struct config_key config_keys[] = {
     TEXT(search, language, "simple"),
     NUMBER(search, timeout_ms, "5000", 100, DAY_MS / 24),
 
+    TEXT(metrics, listen, ""),
+
     CHOICE(log, level, "info", "error warning info debug"),
     CHOICE(log, format, "text", "text json"),
 };

@@ -15,6 +15,7 @@
 #include "daemon/journal.h"
 #include "daemon/listener.h"
 #include "daemon/log.h"
+#include "daemon/metrics_http.h"
 #include "daemon/notify.h"
 #include "daemon/queries.h"
 #include "daemon/server.h"
@@ -93,6 +94,7 @@ static void on_drained(uv_timer_t *timer)
     queries_close(server->queries); /* what was asked is answered, before the sessions go */
     health_close(server);
     precedence_close(server);
+    metrics_http_close(server->metrics);
     uv_close((uv_handle_t *)&drain->sigterm, NULL);
     uv_close((uv_handle_t *)&drain->sigint, NULL);
     uv_close((uv_handle_t *)&drain->end_timer, NULL);

@@ -358,6 +358,19 @@ size_t embedding_stage_pending(const struct embedding_stage *s)
     return flights_count(s->flights);
 }
 
+const char *embedding_state_name(enum embedding_state state)
+{
+    switch (state) {
+    case EMBEDDING_OFF:
+        return "off";
+    case EMBEDDING_OK:
+        return "ok";
+    case EMBEDDING_FAILING:
+        return "failing";
+    }
+    abort();
+}
+
 void embedding_stage_stats(const struct embedding_stage *s, struct embedding_stage_stats *ret)
 {
     *ret = s->stats;

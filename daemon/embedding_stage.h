@@ -21,6 +21,7 @@ enum embedding_state {
     EMBEDDING_OK,      /* one of the URLs answered its last request, or had none yet */
     EMBEDDING_FAILING, /* none did */
 };
+const char *embedding_state_name(enum embedding_state state);
 
 struct embedding_order;
 

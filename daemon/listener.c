@@ -110,6 +110,16 @@ static int clear_path(const char *path, char *error)
     return 0;
 }
 
+int listener_claim_path(const char *path, char ret_error[512])
+{
+    if (strlen(path) >= sizeof((struct sockaddr_un *)0)->sun_path) {
+        snprintf(ret_error, ERROR_BYTES,
+                 "%.200s: longer than a Unix socket's path may be (107 bytes)", path);
+        return -1;
+    }
+    return check_directory(path, ret_error) != 0 ? -1 : clear_path(path, ret_error);
+}
+
 /* The mode is in force from the first moment: the umask takes away everything else. */
 static int bind_with_mode(uv_pipe_t *pipe, const char *path, mode_t mode)
 {
@@ -167,14 +177,8 @@ int listener_open(uv_loop_t *loop, const struct listener_config *config, struct 
     struct listener *l;
     int fd, rc;
 
-    if (strlen(config->path) >= sizeof((struct sockaddr_un *)0)->sun_path) {
-        snprintf(ret_error, ERROR_BYTES,
-                 "%.200s: longer than a Unix socket's path may be (107 bytes)", config->path);
-        return -1;
-    }
     fd = inherited(config->path);
-    if (fd < 0 &&
-        (check_directory(config->path, ret_error) != 0 || clear_path(config->path, ret_error) != 0))
+    if (fd < 0 && listener_claim_path(config->path, ret_error) != 0)
         return -1;
     l = calloc(1, sizeof *l);
     if (l == NULL) {

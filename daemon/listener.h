@@ -26,6 +26,10 @@ int listener_check_inherited(const char *socket, const char *control_socket, cha
 int listener_open(uv_loop_t *loop, const struct listener_config *config, struct sessions *sessions,
                   struct listener **ret, char ret_error[512]) __attribute__((warn_unused_result));
 
+/* Makes the path free for bind(): a socket file that nobody listens on any more is removed. 0; or
+ * -1 with one clear line in ret_error: too long, no directory, no socket, or in use. */
+int listener_claim_path(const char *path, char ret_error[512]) __attribute__((warn_unused_result));
+
 /* There may be room for connections that had to wait. */
 void listener_accept_waiting(struct listener *l);
 

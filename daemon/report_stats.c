@@ -1,8 +1,6 @@
 /* The stats map, packed section by section; each section's count of keys stands beside its keys. */
 #include "daemon/report.h"
 
-#include <stdlib.h>
-
 #include "daemon/figures.h"
 #include "daemon/report_pack.h"
 #include "daemon/server.h"
@@ -96,19 +94,6 @@ static void pack_database(msgpack_packer *pk, const struct batcher_status *batch
     pack_number(pk, "timeline", batcher->found.timeline);
 }
 
-static const char *embedding_state_text(enum embedding_state state)
-{
-    switch (state) {
-    case EMBEDDING_OFF:
-        return "off";
-    case EMBEDDING_OK:
-        return "ok";
-    case EMBEDDING_FAILING:
-        return "failing";
-    }
-    abort();
-}
-
 static void pack_selftest(msgpack_packer *pk, const struct embedding_selftest *selftest)
 {
     pack_str(pk, "self_test");
@@ -145,7 +130,7 @@ static void pack_embedding(msgpack_packer *pk, const struct config *config,
     pack_str(pk, "embedding");
     msgpack_pack_map(pk, 10);
     pack_text(pk, "provider", config->embedding.provider);
-    pack_text(pk, "state", embedding_state_text(embedding->state));
+    pack_text(pk, "state", embedding_state_name(embedding->state));
     pack_text(pk, "last_error", embedding->last_error);
     pack_number(pk, "requests", embedding->requests);
     pack_number(pk, "inputs", embedding->inputs);

@@ -1,11 +1,13 @@
 #include "daemon/rpc.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #include "daemon/dead_letters.h"
 #include "daemon/embeddings.h"
 #include "daemon/journal.h"
 #include "daemon/log.h"
+#include "daemon/metrics.h"
 #include "daemon/read.h"
 #include "daemon/report.h"
 #include "daemon/server.h"
@@ -22,6 +24,26 @@ static void stats_handle(struct rpc *rpc)
 {
     if (rpc_wants_answer(rpc))
         report_stats(rpc->server, rpc->session, rpc->message->msgid);
+}
+
+static void metrics_handle(struct rpc *rpc)
+{
+    struct wire_error err;
+    msgpack_packer *pk;
+    char *text;
+    size_t len;
+
+    if (!rpc_wants_answer(rpc))
+        return;
+    if (metrics_text(rpc->server, &text, &len) != 0) {
+        wire_fail(&err, WIRE_INTERNAL, "out of memory");
+        rpc_refuse(rpc, &err);
+        return;
+    }
+    pk = session_reply(rpc->session);
+    reply_begin(pk, rpc->message->msgid);
+    pack_slice(pk, (struct slice){.data = text, .len = len});
+    free(text);
 }
 
 static void journal_handle(struct rpc *rpc)
@@ -97,6 +119,7 @@ static const struct rpc_method methods[] = {
     {"search", search_handle, false, 1, 1},
     {"ping", ping_handle, false, 0, 0},
     {"stats", stats_handle, false, 0, 0},
+    {"metrics", metrics_handle, true, 0, 0},
     {"flush", flush_handle, true, 0, 1},
     {"journal", journal_handle, true, 0, 0},
     {"dead_letters", dead_letters_handle, true, 1, 1},

@@ -21,6 +21,7 @@
 #include "daemon/latency.h"
 #include "daemon/listener.h"
 #include "daemon/log.h"
+#include "daemon/metrics_http.h"
 #include "daemon/notify.h"
 #include "daemon/queries.h"
 #include "daemon/rpc.h"
@@ -317,6 +318,8 @@ static int start_listeners(struct server *server, char *error)
         listener_open(server->loop, &control, server->sessions, &server->control_listener, error) !=
             0)
         return -1;
+    if (config->metrics.listen[0] != '\0')
+        return metrics_http_start(server, &server->metrics, error);
     return 0;
 }
 

@@ -26,6 +26,7 @@
 struct backfill;
 struct journal;
 struct listener;
+struct metrics_http;
 struct queries;
 
 enum server_state {
@@ -43,6 +44,7 @@ struct server {
     struct sessions *sessions;
     struct listener *listener;
     struct listener *control_listener;
+    struct metrics_http *metrics; /* NULL: metrics.listen is empty */
     struct embedding_model model;
     struct journal *journal;
     struct embedding_stage *embedding;
