@@ -17,6 +17,7 @@
 #define SHOWN_BYTES 128
 #define HOST_BYTES 256
 #define BACKLOG 64
+#define SEND_BUFFER_BYTES 65536 /* the kernel's memory for a reader that does not read */
 
 bool metrics_address_is_path(const char *address)
 {
@@ -83,11 +84,12 @@ static int listen_unix(const char *path, mode_t mode, int *ret_fd, char *error)
 static int listen_at(const struct addrinfo *at)
 {
     int fd = socket(at->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    int yes = 1, rc;
+    int yes = 1, send_buffer = SEND_BUFFER_BYTES, rc;
 
     if (fd < 0)
         return -errno;
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);
+    setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &send_buffer, sizeof send_buffer); /* accept() inherits */
     if (bind(fd, at->ai_addr, at->ai_addrlen) == 0 && listen(fd, BACKLOG) == 0)
         return fd;
     rc = -errno;
