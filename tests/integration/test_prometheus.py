@@ -1,0 +1,222 @@
+"""The metrics in Prometheus's own hands: promtool, a real server that scrapes, the alert rules and the
+dashboard. The binaries are Debian's, unpacked by tests/setup/prometheus."""
+import json
+import re
+import socket
+import subprocess
+import time
+import unittest
+import urllib.error
+import urllib.parse
+import urllib.request
+
+from exposition import get, samples, value
+from harness import ROOT, Scenario, clean_environment, conversation, eventually, scaled
+from test_metrics import address_of
+
+RULES = ROOT / "config" / "prometheus-alerts.yml"
+DASHBOARD = ROOT / "config" / "grafana-dashboard.json"
+METRIC = re.compile(r"\b(?:convstore_\w+|process_\w+|up)\b")
+SELECTOR = re.compile(r"\b(convstore_\w+|process_\w+|up)\b(?:\{([^}]*)\})?")
+MATCHER = re.compile(r'(\w+)(=~|=)"([^"]*)"')
+GROUPING = re.compile(r"\b(?:by|on|ignoring|without)\s*\(([^)]*)\)")
+FROM_PROMETHEUS = {"instance", "job"}
+# What Grafana puts in for its variables.
+VARIABLES = {"$__rate_interval": "1m", "$__interval": "1m", "$instance": ".*", "$job": "convstore"}
+
+
+def rule_queries():
+    """[(name, query)]: the file's plain YAML needs no parser to find them."""
+    text = RULES.read_text()
+    found = re.findall(r"- alert: (\w+)\n +expr: (?:\|\n((?: {10}.*\n)+)|(.*)\n)", text)
+    return [(name, " ".join((block or line).split())) for name, block, line in found]
+
+
+def dashboard_queries():
+    """[(panel, query, legend)], and those of the variables and annotations."""
+    board = json.loads(DASHBOARD.read_text())
+    found = [(panel["title"], target["expr"], target.get("legendFormat", ""))
+             for panel in board["panels"] for target in panel.get("targets", [])]
+    found += [(a["name"], a["expr"], "") for a in board["annotations"]["list"]]
+    for variable in board["templating"]["list"]:
+        if variable["type"] == "query":
+            query = re.fullmatch(r"label_values\((.*), (\w+)\)", variable["definition"])
+            found.append((variable["name"], query[1], "{{%s}}" % query[2]))
+    return board, found
+
+
+def filled_in(query):
+    for name, text in VARIABLES.items():
+        query = query.replace(name, text)
+    return query
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+class Prometheus(Scenario):
+
+    @classmethod
+    def setUpClass(cls):
+        done = subprocess.run([str(ROOT / "tests" / "setup" / "prometheus")], text=True,
+                              capture_output=True, check=False)
+        if done.returncode != 0:
+            raise unittest.SkipTest(done.stderr.strip())
+        cls.bin = done.stdout.strip()
+
+    def promtool(self, *arguments, stdin=None):
+        done = subprocess.run([f"{self.bin}/promtool", *map(str, arguments)], input=stdin,
+                              text=True, capture_output=True, check=False)
+        self.assertEqual((done.returncode, done.stderr), (0, ""), done.stdout)
+        return done.stdout
+
+    def started(self, pg=None):
+        """A daemon whose every operation has happened once."""
+        d = self.daemon(pg or self.shared_postgres(), metrics__listen="127.0.0.1:0")
+        with d.client() as client:
+            client.request("store", conversation(), {"wait": "stored"})
+            client.request("record", "chat.turn", 12.5, True)
+        return d, address_of(d)
+
+    def test_promtool(self):
+        """Goal of this test: promtool finds nothing to say of the metrics and the rules, and each
+        rule fires for its cause."""
+        _, address = self.started()
+        self.promtool("check", "metrics", stdin=get(address, "/metrics")[2])
+        said = self.promtool("check", "rules", RULES)
+        self.assertIn(f"{len(rule_queries())} rules found", said)
+        self.promtool("test", "rules", ROOT / "tests" / "data" / "prometheus-alerts-test.yml")
+        cases = (ROOT / "tests" / "data" / "prometheus-alerts-test.yml").read_text()
+        for name, _ in rule_queries():
+            self.assertIn(f"alertname: {name}\n", cases)
+
+    def check_query(self, where, query, legend, found):
+        """Every metric of the query is exported, with every label that it asks for."""
+        known = {name: [labels for labels, _ in has] for name, has in found.items()}
+        known["up"] = [{}]
+        unquoted = re.sub(r'"[^"]*"', '""', query)
+        names = METRIC.findall(re.sub(r"\{[^}]*\}", "", unquoted))
+        self.assertTrue(names, (where, query))
+        for name, matchers in SELECTOR.findall(query):
+            if name not in names:
+                continue  # a label or a text
+            self.assertIn(name, known, (where, query))
+            for label, how, text in MATCHER.findall(matchers or ""):
+                if label in FROM_PROMETHEUS:
+                    continue
+                self.assertEqual(how, "=", where)
+                self.assertIn(text, {labels.get(label) for labels in known[name]},
+                              (where, name, label))
+        labels = set(re.findall(r"\{\{(\w+)\}\}", legend))
+        for group in GROUPING.findall(unquoted):
+            labels |= {label.strip() for label in group.split(",")}
+        exported = {label for name in names for labels in known[name] for label in labels}
+        self.assertLessEqual(labels, exported | FROM_PROMETHEUS, (where, query, legend))
+        return set(names)
+
+    def test_every_query_finds_its_metrics(self):
+        """Goal of this test: no query of the dashboard or of the rules names a metric, a label or a
+        label's value that the daemon does not export; and the dashboard shows all there are."""
+        _, address = self.started()
+        found = samples(get(address, "/metrics")[2])
+        board, queries = dashboard_queries()
+        shown = set()
+        for where, query, legend in queries:
+            shown |= self.check_query(where, query, legend, found)
+        for name, query in rule_queries():
+            legend = re.search(rf"alert: {name}\n(.*?)(?=- alert|- name|\Z)", RULES.read_text(), re.S)
+            labels = " ".join("{{%s}}" % word for word in re.findall(r"\$labels\.(\w+)", legend[1]))
+            self.check_query(name, query, labels, found)
+        self.assertEqual(set(found) - shown, set(), "exported and not on the dashboard")
+        rows = [panel["title"] for panel in board["panels"] if panel["type"] == "row"]
+        self.assertEqual(rows, ["Overview", "Acknowledgements", "Latency", "Queue", "Journal",
+                                "Database", "Embedding", "Cache", "Process", "Alerts"])
+        for panel in board["panels"]:
+            if panel["type"] != "row":
+                self.assertEqual(panel["datasource"]["uid"], "${datasource}", panel["title"])
+        self.assertEqual(len({panel["id"] for panel in board["panels"]}), len(board["panels"]))
+        self.said = f"{len(queries)} queries, {len(rule_queries())} rules, {len(found)} metrics"
+
+    def prometheus(self, address):
+        """A Prometheus server that scrapes the daemon each second; its base URL."""
+        home = self.directory / "prometheus"
+        home.mkdir()
+        (home / "prometheus.yml").write_text(f"""
+global: {{scrape_interval: 1s, evaluation_interval: 1s}}
+rule_files: ["{RULES}"]
+scrape_configs:
+  - job_name: convstore
+    static_configs: [{{targets: ["{address}"]}}]
+""")
+        url = f"http://127.0.0.1:{free_port()}"
+        with open(home / "log", "wb") as log:
+            process = subprocess.Popen(
+                [f"{self.bin}/prometheus", f"--config.file={home}/prometheus.yml",
+                 f"--storage.tsdb.path={home}/data", f"--web.listen-address={url[7:]}"],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=home,
+                env=clean_environment(GOMAXPROCS="1"))
+        self.addCleanup(process.wait)
+        self.addCleanup(process.kill)
+        return url
+
+    def ask(self, url, query):
+        """[(labels, value)] of an instant query, [] while Prometheus starts."""
+        try:
+            with urllib.request.urlopen(f"{url}/api/v1/query?" + urllib.parse.urlencode(
+                    {"query": query}), timeout=scaled(10)) as answer:
+                result = json.load(answer)["data"]["result"]
+        except urllib.error.HTTPError as error:
+            if error.code != 503:
+                self.fail(f"{query}: {error.read().decode()}")
+            return []
+        except OSError:
+            return []
+        return [(item["metric"], float(item["value"][1])) for item in result]
+
+    def one(self, url, query):
+        result = self.ask(url, query)
+        return result[0][1] if len(result) == 1 else None
+
+    def test_scraped_by_prometheus(self):
+        """Goal of this test: a real Prometheus scrapes the daemon, gives the figures of stats, takes
+        every query of dashboard and rules, and fires ConvstoreCritical's cause when the database is
+        down."""
+        pg = self.postgres(durable=True)
+        d, address = self.started(pg)
+        url = self.prometheus(address)
+        eventually(lambda: self.one(url, 'up{job="convstore"}') == 1, 30, "the first scrape")
+        with d.client() as client:
+            client.request("store_many", [conversation(transcript=f"t{n}") for n in range(123)],
+                           {"wait": "stored"})
+            stats = client.request("stats")
+        eventually(lambda: self.one(url, "convstore_conversations_completed_total") == 124, 20,
+                   "the rows in Prometheus")
+        family = "convstore_operation_duration_seconds"
+        for query, figure in (
+                ("convstore_journal_syncs_total", stats["journal"]["syncs"]),
+                ("convstore_cache_misses_total", stats["cache"]["misses"]),
+                (f'{family}_count{{operation="queue"}}', stats["operations"]["queue"]["count"]),
+                (f'{family}_bucket{{operation="chat.turn", le="0.01"}}', 0),
+                (f'{family}_bucket{{operation="chat.turn", le="0.025"}}', 1),
+                ('convstore_health{state="healthy"}', 1)):
+            self.assertEqual(self.one(url, query), figure, query)
+        _, queries = dashboard_queries()
+        queries += [(name, query, "") for name, query in rule_queries()]
+        for _, query, _ in queries:
+            self.ask(url, filled_in(query))
+        eventually(lambda: all(self.ask(url, filled_in(query)) for title, query, _ in queries
+                               if title in ("Health", "Accepted", "Ack p99", "Versions")), 20,
+                   "the overview has figures")
+        pg.stop()
+        with d.client() as client:
+            client.request("store", conversation())
+        eventually(lambda: self.one(url, 'ALERTS{alertname="ConvstoreCritical", '
+                                         'name="database_down"}') == 1, 30, "the alert pending")
+        self.assertEqual(len(self.ask(url, "up == 1")), 1)
+        self.said = f"{len(queries)} queries taken"
+
+
+if __name__ == "__main__":
+    unittest.main()
