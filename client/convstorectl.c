@@ -23,6 +23,7 @@ static const struct ctl_command commands[] = {
     {"metrics", "print the figures as Prometheus reads them", ctl_metrics_help, ctl_run_metrics},
     {"ping", "ask whether the daemon answers", ctl_ping_help, ctl_run_ping},
     {"flush", "write the whole backlog to the database now", ctl_flush_help, ctl_run_flush},
+    {"reload", "have the daemon read its configuration again", ctl_reload_help, ctl_run_reload},
     {"journal", "show or verify what the daemon keeps on disk", ctl_journal_help, ctl_run_journal},
     {"dead-letters", "show, retry or drop what the database refused", ctl_dead_letters_help,
      ctl_run_dead_letters},

@@ -42,6 +42,7 @@ int ctl_run_health(struct ctl *ctl, int argc, char **argv);
 int ctl_run_metrics(struct ctl *ctl, int argc, char **argv);
 int ctl_run_ping(struct ctl *ctl, int argc, char **argv);
 int ctl_run_flush(struct ctl *ctl, int argc, char **argv);
+int ctl_run_reload(struct ctl *ctl, int argc, char **argv);
 int ctl_run_journal(struct ctl *ctl, int argc, char **argv);
 int ctl_run_dead_letters(struct ctl *ctl, int argc, char **argv);
 int ctl_run_embeddings(struct ctl *ctl, int argc, char **argv);
@@ -52,6 +53,7 @@ extern const char ctl_store_help[], ctl_import_help[], ctl_stats_help[], ctl_pin
     ctl_flush_help[], ctl_journal_help[], ctl_dead_letters_help[], ctl_schema_help[],
     ctl_embeddings_help[], ctl_reembed_help[], ctl_migrate_vectors_help[], ctl_top_help[],
     ctl_health_help[], ctl_metrics_help[];
+ctl_health_help[], ctl_reload_help[];
 
 /* ---- convstorectl.c ---- */
 

@@ -68,3 +68,63 @@ int ctl_run_flush(struct ctl *ctl, int argc, char **argv)
     convstore_close(c);
     return status;
 }
+
+const char ctl_reload_help[] =
+    "Usage: convstorectl reload [OPTION…]\n"
+    "\n"
+    "Has the daemon read its configuration again. What can change while it runs is in force when "
+    "this\n"
+    "ends; what needs a restart is named. A file with a mistake is refused with its line, and the\n"
+    "old configuration stays (exit status 1).\n"
+    "\n"
+    "Examples:\n"
+    "  convstored --check-config && convstorectl reload\n";
+
+static void show_keys(const char *what, const json_t *keys)
+{
+    size_t i;
+    json_t *key;
+
+    if (json_array_size(keys) == 0)
+        return;
+    printf("%s:", what);
+    json_array_foreach(keys, i, key) printf(" %s", json_string_value(key));
+    putchar('\n');
+}
+
+static int show_reload(const struct ctl *ctl, const char *json)
+{
+    json_t *result = json_loads(json, 0, NULL);
+    const json_t *changed = json_object_get(result, "changed");
+    const json_t *restart = json_object_get(result, "restart");
+
+    if (ctl->json)
+        (void)ctl_print_result(ctl, json);
+    else if (json_array_size(changed) + json_array_size(restart) == 0)
+        puts("reloaded: nothing has changed");
+    if (!ctl->json) {
+        show_keys("changed", changed);
+        show_keys("needs a restart", restart);
+    }
+    json_decref(result);
+    return CTL_OK;
+}
+
+int ctl_run_reload(struct ctl *ctl, int argc, char **argv)
+{
+    const char *json;
+    struct convstore *c;
+    int status, code;
+
+    while (ctl_getopt(ctl, argc, argv, NULL) != -1) {
+    }
+    status = ctl_no_arguments(ctl, argc, argv);
+    if (status == CTL_OK)
+        status = ctl_open(ctl, true, CONVSTORE_DEFAULT_TIMEOUT_MS, &c);
+    if (status != CTL_OK)
+        return status;
+    code = convstore_call(c, "reload", NULL, 0, &json);
+    status = code == 0 ? show_reload(ctl, json) : ctl_failed(c, code);
+    convstore_close(c);
+    return status;
+}

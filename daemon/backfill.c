@@ -55,6 +55,7 @@ struct backfill_job {
     bool settle;
     bool count;         /* the backlog, besides */
     size_t claim_limit; /* 0: none */
+    uint64_t lease_ms;
 
     int result;
     struct pg_error error;
@@ -110,9 +111,8 @@ static int run_claim(struct pgwriter *w, struct backfill_job *job)
 {
     struct backfill *b = job->backfill;
     bool whole = b->source != SOURCE_SUMMARY;
-    uint64_t lease_ms = 2 * b->config->embedding.timeout_ms + LEASE_SPARE_MS;
 
-    return backfill_pg_claim(w, job->claim_limit, lease_ms,
+    return backfill_pg_claim(w, job->claim_limit, job->lease_ms,
                              whole ? LONG_MAX_CHARACTERS : EMBEDDING_TEXT_MAX_BYTES, &b->load,
                              &job->error);
 }
@@ -184,6 +184,7 @@ static void on_timer(uv_timer_t *timer)
     assert(b->state == BACKFILL_IDLE && !b->stopping);
     b->job.count = uv_now(b->loop) >= b->next_count_ms;
     b->job.claim_limit = embedding_stage_is_ready(b->stage) ? claim_limit(b) : 0;
+    b->job.lease_ms = 2 * b->config->embedding.timeout_ms + LEASE_SPARE_MS;
     if (b->job.count || b->job.claim_limit > 0)
         submit(b, BACKFILL_CLAIMING);
     else
@@ -271,7 +272,7 @@ static void begin_window(struct backfill *b)
         return;
     }
     /* Longer than a request may take, since it may have to wait for others. */
-    b->set.order.deadline_ms = 2 * b->config->embedding.timeout_ms;
+    b->set.order.deadline_ms = b->job.lease_ms - LEASE_SPARE_MS;
     b->set.order.patient = true;
     b->set.order.apart = b->load.claims[b->first].attempts > 1;
     b->set.order.on_done = on_vectors;
@@ -348,6 +349,11 @@ void backfill_wake(struct backfill *b, uint64_t more)
     b->status.backlog += more;
     b->next_count_ms = 0;
     look_soon(b);
+}
+
+void backfill_reconfigure(struct backfill *b, const struct config *config)
+{
+    b->config = config;
 }
 
 struct backfill_status backfill_status(const struct backfill *b)

@@ -13,11 +13,15 @@
 
 struct backfill;
 
-/* Starts the worker. writer: how it connects and which model; its strings and config outlive this.
+/* Starts the worker. writer: how it connects and which model; its strings outlive this, config
+ * lives until the next backfill_reconfigure().
  * The stage is closed after it. 0 or a negative errno. */
 int backfill_start(uv_loop_t *loop, const struct config *config,
                    const struct pgwriter_config *writer, struct embedding_stage *stage,
                    struct backfill **ret) __attribute__((warn_unused_result));
+
+/* Another snapshot from now on. */
+void backfill_reconfigure(struct backfill *b, const struct config *config);
 
 /* total: the rows that this daemon has put into the backlog since its start. Where there are more
  * than the last time, they are looked at soon. */

@@ -606,6 +606,19 @@ int batcher_start(uv_loop_t *loop, const struct batcher_config *config,
     return 0;
 }
 
+void batcher_reconfigure(struct batcher *b, const struct batcher_config *config)
+{
+    b->config.batch_size = config->batch_size;
+    b->config.batch_timeout_ms = config->batch_timeout_ms;
+    b->config.max_attempts = config->max_attempts;
+    if (b->config.flush_interval_ms != config->flush_interval_ms) {
+        b->config.flush_interval_ms = config->flush_interval_ms;
+        uv_timer_start(&b->flush_timer, on_flush_timer, config->flush_interval_ms,
+                       config->flush_interval_ms);
+    }
+    cut_batches(b);
+}
+
 static void on_handle_gone(struct batcher *b)
 {
     if (--b->open_handles > 0)

@@ -61,6 +61,10 @@ int batcher_start(uv_loop_t *loop, const struct batcher_config *config,
                   struct embedding_stage *embedding, struct batcher **ret)
     __attribute__((warn_unused_result));
 
+/* Other sizes and times from now on, for batches that are cut from here; max_concurrent_batches,
+ * write_threads and writer stay. */
+void batcher_reconfigure(struct batcher *b, const struct batcher_config *config);
+
 /* Takes ownership of a durable conversation. */
 void batcher_push(struct batcher *b, struct conversation *c);
 

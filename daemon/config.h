@@ -1,10 +1,18 @@
-/* The configuration: defaults, file, environment and command line become one immutable struct. */
+/* The configuration: defaults, file, environment and command line become one immutable snapshot,
+ * which is shared by counting; a reload makes another one. Any thread. */
 #ifndef DAEMON_CONFIG_H
 #define DAEMON_CONFIG_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
+
+#define CONFIG_ERROR_BYTES 512
+#define CONFIG_KEYS_MAX 128
+
+struct config_key;
 
 struct config {
     struct {
@@ -94,6 +102,7 @@ struct config {
         char *level;
         char *format; /* "text" or "json" */
     } log;
+    atomic_uint references; /* 0: not counted, whoever made it keeps it alive */
 };
 
 struct config_source {
@@ -101,13 +110,27 @@ struct config_source {
     const char *const *set; /* --set section.key=value, NULL-terminated */
 };
 
-/* Builds a configuration from all sources; precedence: command line, environment, file, default. 0;
- * or -1 with one clear line in ret_error (file and line number where there is one). *ret is
- * untouched on failure. */
-int config_load(const struct config_source *source, struct config **ret, char ret_error[512])
+/* Builds a configuration from all sources; precedence: command line, environment, file, default. 0,
+ * and the caller has a reference; or -1 with one clear line in ret_error (file and line number
+ * where there is one). *ret is untouched on failure. */
+int config_load(const struct config_source *source, struct config **ret,
+                char ret_error[CONFIG_ERROR_BYTES]) __attribute__((warn_unused_result));
+
+/* What a reload found different from the configuration in force. */
+struct config_changes {
+    const struct config_key *changed[CONFIG_KEYS_MAX]; /* in the new snapshot */
+    const struct config_key *restart[CONFIG_KEYS_MAX]; /* not: these need a restart */
+    size_t changed_count, restart_count;
+};
+
+/* The same again, but what needs a restart keeps the value that it has now. The strings of the
+ * first snapshot may be pointed to by whoever read them at the start: it must live to the end. */
+int config_reload(const struct config_source *source, const struct config *now, struct config **ret,
+                  struct config_changes *ret_changes, char ret_error[CONFIG_ERROR_BYTES])
     __attribute__((warn_unused_result));
 
-void config_free(struct config *config);
+const struct config *config_hold(const struct config *config); /* one more reference */
+void config_release(const struct config *config); /* the last one frees it; takes NULL */
 
 /* Every key with its value in force, as a configuration file. Passwords in database.conninfo are
  * masked. */

@@ -97,6 +97,7 @@ static void on_drained(uv_timer_t *timer)
     metrics_http_close(server->metrics);
     uv_close((uv_handle_t *)&drain->sigterm, NULL);
     uv_close((uv_handle_t *)&drain->sigint, NULL);
+    reload_close(server);
     uv_close((uv_handle_t *)&drain->end_timer, NULL);
     uv_close((uv_handle_t *)&drain->deadline_timer, NULL);
     uv_close((uv_handle_t *)&drain->progress_timer, NULL);

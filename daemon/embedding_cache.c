@@ -193,6 +193,20 @@ static void grow(struct embedding_cache *c)
     free(old);
 }
 
+static void drop_oldest(struct embedding_cache *c)
+{
+    drop(c, find(c, c->oldest->key));
+    c->stats.evictions++;
+}
+
+void embedding_cache_resize(struct embedding_cache *c, uint64_t max_entries, uint64_t max_bytes)
+{
+    c->max_entries = max_entries;
+    c->max_bytes = max_bytes;
+    while (c->stats.entries > max_entries || c->stats.bytes > max_bytes)
+        drop_oldest(c);
+}
+
 void embedding_cache_put(struct embedding_cache *c, struct embedding_key key, struct vector *v)
 {
     uint64_t bytes = entry_bytes(v);
@@ -206,10 +220,8 @@ void embedding_cache_put(struct embedding_cache *c, struct embedding_key key, st
     e = malloc(sizeof *e);
     if (e == NULL)
         return;
-    while (c->stats.entries >= c->max_entries || c->stats.bytes + bytes > c->max_bytes) {
-        drop(c, find(c, c->oldest->key));
-        c->stats.evictions++;
-    }
+    while (c->stats.entries >= c->max_entries || c->stats.bytes + bytes > c->max_bytes)
+        drop_oldest(c);
     if (c->stats.entries >= c->bucket_count)
         grow(c);
     at = find(c, key);

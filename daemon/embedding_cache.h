@@ -30,6 +30,9 @@ struct embedding_cache;
 struct embedding_cache *embedding_cache_new(uint64_t max_entries, uint64_t max_bytes);
 void embedding_cache_free(struct embedding_cache *c); /* takes NULL; releases its vectors */
 
+/* Other bounds; puts out what is beyond them. */
+void embedding_cache_resize(struct embedding_cache *c, uint64_t max_entries, uint64_t max_bytes);
+
 /* A reference that the caller releases, or NULL. Allocates nothing. Counts a hit or a miss. */
 struct vector *embedding_cache_get(struct embedding_cache *c, struct embedding_key key);
 

@@ -69,6 +69,7 @@ void embed_job_free(struct embed_job *job)
         vector_release(job->vectors[i]);
     free(job->vectors);
     free(job->flights);
+    config_release(job->config);
     free(job);
 }
 
@@ -88,6 +89,10 @@ void embed_worker_run(struct embed_worker *worker, struct embed_job *job)
     struct embedder **embedder = &worker->embedders[job->endpoint];
     uint64_t started = uv_hrtime();
 
+    if (worker->config != job->config) {
+        embed_worker_done(worker);
+        worker->config = config_hold(job->config);
+    }
     if (*embedder == NULL)
         *embedder = worker->embedder_new(worker->config, worker->urls[job->endpoint]);
     if (*embedder != NULL && job->is_selftest) {
@@ -107,4 +112,6 @@ void embed_worker_done(struct embed_worker *worker)
         embedder_free(worker->embedders[i]);
         worker->embedders[i] = NULL;
     }
+    config_release(worker->config);
+    worker->config = NULL;
 }

@@ -13,8 +13,9 @@
 struct embed_job {
     struct handoff_job job; /* first: a job is cast to this */
     struct embed_request request;
-    unsigned endpoint; /* which of the URLs is asked */
-    uint64_t begun_ms; /* loop time */
+    const struct config *config; /* held */
+    unsigned endpoint;           /* which of the URLs is asked */
+    uint64_t begun_ms;           /* loop time */
     uint64_t duration_ns;
     bool is_selftest; /* no flights: this instead */
     struct embedding_selftest selftest;
@@ -35,10 +36,10 @@ struct embed_job *embed_job_new_selftest(const char *prefix, uint32_t dimension)
 /* Its flights have been settled. Loop. */
 void embed_job_free(struct embed_job *job);
 
-/* What one worker thread owns. Each embedder is made in the first run at its URL, and again while
- * memory is short. */
+/* What one worker thread owns. Each embedder is made in the first run at its URL, again while
+ * memory is short, and again when a job brings another configuration. */
 struct embed_worker {
-    const struct config *config;
+    const struct config *config; /* of the embedders; held; NULL: there are none yet */
     struct embedder *(*embedder_new)(const struct config *config, const char *url);
     const char *const *urls;
     struct embedder *embedders[EMBEDDING_URLS_MAX];

@@ -77,6 +77,7 @@ static void send_request(struct embedding_stage *s, struct endpoint *endpoint)
     if (rc == 0 && job != NULL) {
         job->endpoint = (unsigned)(endpoint - s->endpoints.list);
         job->begun_ms = uv_now(s->timer.loop);
+        job->config = config_hold(s->config);
         handoff_submit(s->pool, &job->job);
         return;
     }
@@ -104,6 +105,7 @@ static void send_selftest(struct embedding_stage *s)
     }
     job->endpoint = (unsigned)(endpoint - s->endpoints.list);
     job->begun_ms = uv_now(s->timer.loop);
+    job->config = config_hold(s->config);
     handoff_submit(s->pool, &job->job);
 }
 
@@ -260,8 +262,8 @@ int embedding_stage_start_pool(struct embedding_stage *s)
     if (s->workers == NULL)
         return -ENOMEM;
     for (unsigned i = 0; i < count; i++)
-        s->workers[i] = (struct embed_worker){
-            .config = s->config, .embedder_new = s->hooks.embedder_new, .urls = s->endpoints.urls};
+        s->workers[i] =
+            (struct embed_worker){.embedder_new = s->hooks.embedder_new, .urls = s->endpoints.urls};
     s->worker_count = count;
     return handoff_start(s->timer.loop, "embed", &ops, s, count, &s->pool);
 }

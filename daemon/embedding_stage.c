@@ -294,6 +294,13 @@ int embedding_stage_start(uv_loop_t *loop, const struct config *config,
     return 0;
 }
 
+void embedding_stage_reconfigure(struct embedding_stage *s, const struct config *config)
+{
+    s->config = config;
+    embedding_cache_resize(s->cache, config->cache.embedding_cache_size,
+                           config->cache.embedding_cache_bytes);
+}
+
 /* Settles one item at once, or hangs it into its text's flight. */
 static void want_item(struct embedding_stage *s, struct embedding_item *item)
 {

@@ -73,12 +73,17 @@ struct embedding_stage_hooks {
 
 struct embedding_stage;
 
-/* Starts the embed workers. config and model's strings outlive the stage; hooks may be NULL and is
+/* Starts the embed workers. config lives until the next embedding_stage_reconfigure(), model's
+ * strings outlive the stage; hooks may be NULL and is
  * copied. 0 or a negative errno. */
 int embedding_stage_start(uv_loop_t *loop, const struct config *config,
                           const struct embedding_model *model,
                           const struct embedding_stage_hooks *hooks, struct embedding_stage **ret)
     __attribute__((warn_unused_result));
+
+/* Another snapshot from now on: deadlines, time-outs, sizes of requests and of the cache, the API
+ * key's file. The model, the URLs and the number of workers stay. */
+void embedding_stage_reconfigure(struct embedding_stage *s, const struct config *config);
 
 /* Fills in the order's vectors: from the cache, else by asking the workers for what nobody has
  * asked for yet. on_done runs once, never inside this call: when all items are settled, or at the

@@ -290,6 +290,15 @@ static uint64_t retained_bytes(const struct ledger *l)
     return bytes;
 }
 
+void journal_reconfigure(struct journal *j, const struct journal_config *config)
+{
+    if (config->max_bytes < j->config.max_bytes && j->found_bytes < j->ledger.bytes)
+        j->found_bytes = j->ledger.bytes;
+    j->config.max_bytes = config->max_bytes;
+    j->config.max_unsynced_bytes = config->max_unsynced_bytes;
+    j->config.retain_ms = config->retain_ms;
+}
+
 void journal_stats(const struct journal *j, struct journal_stats *ret)
 {
     *ret = (struct journal_stats){

@@ -59,6 +59,10 @@ int journal_open(const struct journal_config *config, uv_loop_t *loop, const str
  * runs on the loop when all handles are gone and j is freed. Also after on_failed. */
 void journal_close(struct journal *j, void (*on_closed)(void *owner));
 
+/* Another max_bytes, max_unsynced_bytes and retain_ms from now on; the rest of config stays. A
+ * journal beyond a lowered max_bytes drains. */
+void journal_reconfigure(struct journal *j, const struct journal_config *config);
+
 /* Appends; gives c->seq and takes ownership on 0. -EDQUOT: journal.max_bytes is reached; -ENOSPC:
  * the disk is full; both mean QUEUE_FULL, and c stays the caller's. -EMSGSIZE: no segment can hold
  * it. -EIO: on_failed has run. */

@@ -61,7 +61,7 @@ struct journal {
     char error_text[160];
     uint64_t next_seq;
     uint64_t first_seq;   /* of this run */
-    uint64_t found_bytes; /* of segments in use at the start */
+    uint64_t found_bytes; /* of segments in use at the start, or when max_bytes was lowered */
 
     /* Records that wait for a group, and the group that is out. */
     struct conversation_list forming;

@@ -59,6 +59,12 @@ void listener_accept_waiting(struct listener *l)
         accept_one(l);
 }
 
+void listener_reconfigure(struct listener *l, size_t max_connections)
+{
+    l->config.max_connections = max_connections;
+    listener_accept_waiting(l);
+}
+
 /* libuv says "permission denied" where the directory is missing, so that is looked at first. */
 static int check_directory(const char *path, char *error)
 {

@@ -33,6 +33,9 @@ int listener_claim_path(const char *path, char ret_error[512]) __attribute__((wa
 /* There may be room for connections that had to wait. */
 void listener_accept_waiting(struct listener *l);
 
+/* Another max_connections from now on; connections that are open stay. */
+void listener_reconfigure(struct listener *l, size_t max_connections);
+
 /* Stops listening; connections live on. Removes the socket file unless it is systemd's: there
  * clients wait for the next daemon. on_closed runs when the handle is gone. */
 void listener_close(struct listener *l, void *owner, void (*on_closed)(void *owner));

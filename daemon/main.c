@@ -7,6 +7,7 @@
 #include <unistd.h>
 #include <uv.h>
 
+#include "daemon/check.h"
 #include "daemon/config.h"
 #include "daemon/log.h"
 #include "daemon/server.h"
@@ -15,12 +16,14 @@
 #define MAX_SETTINGS 256
 
 static const char usage[] =
-    "Usage: convstored [--config FILE] [--set SECTION.KEY=VALUE]... [--check-config]\n"
+    "Usage: convstored [--config FILE] [--set SECTION.KEY=VALUE]... [--check-config [--connect]]\n"
     "Takes conversations on a Unix socket and stores them in PostgreSQL with their embeddings.\n"
     "\n"
     "  --config FILE            configuration (default: " DEFAULT_CONFIG ", if it is there)\n"
     "  --set SECTION.KEY=VALUE  one setting; stronger than file and environment\n"
     "  --check-config           print the configuration in force and exit\n"
+    "  --connect                with it: try the database and the embedder too, and say what is "
+    "found\n"
     "  --version                print the version and exit\n"
     "  --help                   print this and exit\n"
     "\n"
@@ -31,15 +34,18 @@ static const char usage[] =
 struct options {
     const char *config;
     const char *set[MAX_SETTINGS + 1];
-    bool check;
+    bool check, connect;
 };
 
 static void parse_options(int argc, char **argv, struct options *ret)
 {
-    static const struct option names[] = {
-        {"config", required_argument, NULL, 'c'}, {"set", required_argument, NULL, 's'},
-        {"check-config", no_argument, NULL, 'k'}, {"version", no_argument, NULL, 'v'},
-        {"help", no_argument, NULL, 'h'},         {NULL, 0, NULL, 0}};
+    static const struct option names[] = {{"config", required_argument, NULL, 'c'},
+                                          {"set", required_argument, NULL, 's'},
+                                          {"check-config", no_argument, NULL, 'k'},
+                                          {"connect", no_argument, NULL, 'n'},
+                                          {"version", no_argument, NULL, 'v'},
+                                          {"help", no_argument, NULL, 'h'},
+                                          {NULL, 0, NULL, 0}};
     size_t settings = 0;
     int option;
 
@@ -58,6 +64,9 @@ static void parse_options(int argc, char **argv, struct options *ret)
         case 'k':
             ret->check = true;
             break;
+        case 'n':
+            ret->connect = true;
+            break;
         case 'v':
             puts("convstored " CONVSTORE_VERSION);
             exit(EXIT_SUCCESS);
@@ -72,6 +81,22 @@ static void parse_options(int argc, char **argv, struct options *ret)
         fprintf(stderr, "convstored: unexpected argument %s; see --help\n", argv[optind]);
         exit(2);
     }
+    if (ret->connect && !ret->check) {
+        fprintf(stderr, "convstored: --connect goes with --check-config; see --help\n");
+        exit(2);
+    }
+}
+
+/* The exit status. */
+static int check(const struct config *config, bool connect)
+{
+    bool good;
+
+    config_print(config, stdout);
+    if (connect)
+        putchar('\n');
+    good = !connect || check_connect(config, stdout);
+    return good ? EXIT_SUCCESS : EXIT_FAILURE;
 }
 
 int main(int argc, char **argv)
@@ -93,21 +118,24 @@ int main(int argc, char **argv)
         return EXIT_FAILURE;
     }
     if (options.check) {
-        config_print(config, stdout);
-        config_free(config);
-        return EXIT_SUCCESS;
+        int status = check(config, options.connect);
+
+        config_release(config);
+        return status;
     }
     log_set_level(log_level_of(config->log.level));
     log_set_format(log_format_of(config->log.format));
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGHUP, SIG_IGN); /* until the server listens for it: this start reads the file anyway */
     uv_loop_init(&loop);
-    if (server_start(&server, &loop, config, error) != 0) {
+    if (server_start(&server, &loop, &source, config, error) != 0) {
         fprintf(stderr, "convstored: %s\n", error);
         _exit(EXIT_FAILURE); /* threads may run already; nothing was accepted */
     }
     uv_run(&loop, UV_RUN_DEFAULT);
     uv_loop_close(&loop);
     stats_done(&server.stats);
-    config_free(config);
+    config_release(server.config);
+    config_release(config);
     return EXIT_SUCCESS;
 }

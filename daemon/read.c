@@ -397,6 +397,7 @@ static int start_embedding(struct reads *reads)
         return 0;
     model.prefix = embedding_model_query_prefix(server->config);
     reads->config = *server->config;
+    reads->config.references = 0; /* of the original */
     reads->config.embedding.max_in_flight = 1;
     reads->config.embedding.self_test = false;
     reads->config.cache.file = no_file;
@@ -436,6 +437,12 @@ int reads_start(struct reads *reads, struct server *server,
     if (rc == 0)
         rc = start_embedding(reads);
     return rc == 0 ? start_queries(reads, connection) : rc;
+}
+
+void reads_reconfigure(struct reads *reads)
+{
+    if (reads->embedding != NULL)
+        embedding_stage_reconfigure(reads->embedding, reads->server->config);
 }
 
 void reads_close(struct reads *reads, void (*on_closed)(void *owner))

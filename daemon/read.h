@@ -25,7 +25,7 @@ struct reads {
     /* Makes the vectors of queries: with another prefix than documents have, and not behind them in
      * their queue. NULL: no vectors are made. */
     struct embedding_stage *embedding;
-    struct config config;       /* of that stage: the daemon's, but for a few values */
+    struct config config;       /* of that stage at its start: the daemon's, but for a few values */
     TAILQ_HEAD(, read) waiting; /* for their answer, the oldest first */
     unsigned count;             /* all that are not freed */
     uv_timer_t timer;
@@ -38,6 +38,9 @@ unsigned reads_connections(const struct config *config);
 /* 0 or a negative errno. connection and its strings outlive it. */
 int reads_start(struct reads *reads, struct server *server,
                 const struct pgwriter_config *connection) __attribute__((warn_unused_result));
+
+/* server->config is another one. */
+void reads_reconfigure(struct reads *reads);
 
 /* Answers everybody, waiting for what the database and the embedder are at. on_closed runs when the
  * embedding stage is gone, at once where there is none. */

@@ -9,6 +9,7 @@
 #include "daemon/log.h"
 #include "daemon/metrics.h"
 #include "daemon/read.h"
+#include "daemon/reload.h"
 #include "daemon/report.h"
 #include "daemon/server.h"
 #include "daemon/store.h"
@@ -122,6 +123,7 @@ static const struct rpc_method methods[] = {
     {"metrics", metrics_handle, true, 0, 0},
     {"flush", flush_handle, true, 0, 1},
     {"journal", journal_handle, true, 0, 0},
+    {"reload", reload_handle, true, 0, 0},
     {"dead_letters", dead_letters_handle, true, 1, 1},
     {"embeddings", embeddings_handle, true, 0, 1},
     {"reembed", reembed_handle, true, 0, 1},

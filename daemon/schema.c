@@ -130,11 +130,16 @@ static int migrate(PGconn *conn, struct pg_error *err)
     return run(conn, "COMMIT", err);
 }
 
+int schema_version(PGconn *conn, int *ret, struct pg_error *err)
+{
+    return check_server(conn, err) == 0 ? read_version(conn, ret, err) : -1;
+}
+
 int schema_ensure(PGconn *conn, bool auto_migrate, struct pg_error *err)
 {
     int version;
 
-    if (check_server(conn, err) != 0 || read_version(conn, &version, err) != 0)
+    if (schema_version(conn, &version, err) != 0)
         return -1;
     if (version >= SCHEMA_VERSION)
         return 0;

@@ -20,6 +20,11 @@ const char *schema_sql(int version);
 /* What a role of its own needs where the tables belong to another. */
 const char *schema_grants(void);
 
+/* The version of the schema that is there, 0 where there is none, once server version and encoding
+ * are found good. Changes nothing. 0, or -1 with *err. */
+int schema_version(PGconn *conn, int *ret, struct pg_error *err)
+    __attribute__((warn_unused_result));
+
 /* Checks server version and encoding; then makes or migrates the schema where it is older than this
  * program and auto_migrate allows it. Daemons that start together do it once: the others poll for
  * their turn. A newer schema is fine, migrations only add. 0; or -1 with *err, and then the

@@ -9,7 +9,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
 #include "daemon/announce.h"
@@ -25,11 +24,11 @@
 #include "daemon/notify.h"
 #include "daemon/queries.h"
 #include "daemon/rpc.h"
+#include "daemon/settings.h"
 #include "daemon/store.h"
 #include "daemon/sysio.h"
 
 #define ERROR_BYTES 512
-#define RESERVED_DESCRIPTORS 64 /* database, embedder, epoll, logs */
 #define FULL_RETRY_AFTER_MS 1000
 
 /* From the sessions. */
@@ -150,8 +149,7 @@ static void on_group(void *owner, unsigned records, uint64_t bytes, uint64_t ns)
     stats_record(&((struct server *)owner)->stats, OPERATION_JOURNAL_SYNC, ns, true);
 }
 
-/* Tells the journal how much the backlog can take. */
-static void offer_room(struct server *server)
+void server_offer_room(struct server *server)
 {
     const struct config *config = server->config;
     size_t count, bytes;
@@ -223,7 +221,7 @@ static void on_room(void *owner)
     struct server *server = owner;
 
     server_update_urgency(server);
-    offer_room(server);
+    server_offer_room(server);
     if (server->backfill != NULL)
         backfill_nudge(server->backfill, batcher_without_vector(server->batcher));
 }
@@ -275,41 +273,19 @@ static void on_cache_file(void *context, const char *what, int error, const char
 
 /* The start. */
 
-/* Descriptors for max_connections, or a word that there are fewer. */
-static size_t raise_descriptor_limit(size_t max_connections)
-{
-    struct rlimit limit;
-
-    if (getrlimit(RLIMIT_NOFILE, &limit) != 0)
-        return max_connections;
-    if (limit.rlim_cur < max_connections + RESERVED_DESCRIPTORS &&
-        limit.rlim_cur < limit.rlim_max) {
-        limit.rlim_cur = limit.rlim_max < max_connections + RESERVED_DESCRIPTORS
-                             ? limit.rlim_max
-                             : max_connections + RESERVED_DESCRIPTORS;
-        setrlimit(RLIMIT_NOFILE, &limit);
-        getrlimit(RLIMIT_NOFILE, &limit);
-    }
-    if (limit.rlim_cur >= max_connections + RESERVED_DESCRIPTORS)
-        return max_connections;
-    log_warning("server.limits max_connections=%zu reason=\"RLIMIT_NOFILE is %ju\"",
-                (size_t)limit.rlim_cur - RESERVED_DESCRIPTORS, (uintmax_t)limit.rlim_cur);
-    return (size_t)limit.rlim_cur - RESERVED_DESCRIPTORS;
-}
-
 static int start_listeners(struct server *server, char *error)
 {
     const struct config *config = server->config;
     struct listener_config services = {
         .path = config->listen.socket,
         .mode = (mode_t)config->listen.socket_mode,
-        .max_connections = raise_descriptor_limit(config->listen.max_connections),
+        .max_connections = settings_max_connections(config),
     };
     struct listener_config control = {
         .path = config->listen.control_socket,
         .mode = (mode_t)config->listen.control_socket_mode,
         .control = true,
-        .max_connections = services.max_connections + RESERVED_DESCRIPTORS / 2,
+        .max_connections = services.max_connections + SETTINGS_CONTROL_CONNECTIONS,
     };
 
     if (listener_check_inherited(services.path, control.path, error) != 0)
@@ -327,13 +303,7 @@ static int start_sessions(struct server *server)
 {
     static const struct sessions_callbacks callbacks = {.on_message = on_message,
                                                         .on_session_end = on_session_end};
-    const struct config *config = server->config;
-    struct sessions_config limits = {
-        .max_message_bytes = config->listen.max_message_bytes,
-        .max_partial_bytes = config->listen.max_partial_bytes,
-        .max_reply_bytes = config->listen.max_reply_bytes,
-        .max_in_flight = (unsigned)config->listen.max_in_flight,
-    };
+    struct sessions_config limits = settings_sessions(server->config);
 
     return sessions_new(server->loop, &limits, &callbacks, server, &server->sessions);
 }
@@ -390,16 +360,10 @@ static int start_batcher(struct server *server)
     uint64_t most = write_connections(server);
     uint64_t threads =
         config->batch.max_concurrent_batches < most ? config->batch.max_concurrent_batches : most;
-    struct batcher_config batches = {
-        .batch_size = config->batch.batch_size,
-        .flush_interval_ms = config->batch.flush_interval_ms,
-        .batch_timeout_ms = config->batch.batch_timeout_ms,
-        .max_concurrent_batches = (unsigned)config->batch.max_concurrent_batches,
-        .write_threads = (unsigned)threads,
-        .max_attempts = (unsigned)config->batch.max_attempts,
-        .writer = writer_config(server),
-    };
+    struct batcher_config batches = settings_batcher(config);
 
+    batches.write_threads = (unsigned)threads;
+    batches.writer = writer_config(server);
     return batcher_start(server->loop, &batches, &callbacks, server, server->embedding,
                          &server->batcher);
 }
@@ -421,15 +385,7 @@ static int open_journal(struct server *server, char *error)
                                                        .on_failed = on_journal_failed,
                                                        .on_uncongested = on_uncongested,
                                                        .on_group = on_group};
-    const struct config *config = server->config;
-    struct journal_config journal = {
-        .directory = config->journal.directory,
-        .sync = strcmp(config->journal.durability, "fsync") == 0,
-        .max_bytes = config->journal.max_bytes,
-        .segment_bytes = config->journal.segment_bytes,
-        .max_unsynced_bytes = config->journal.max_unsynced_bytes,
-        .retain_ms = config->journal.retain_ms,
-    };
+    struct journal_config journal = settings_journal(server->config);
     struct journal_stats found;
 
     if (journal_open(&journal, server->loop, sysio_real(), &callbacks, server, &server->journal,
@@ -441,14 +397,14 @@ static int open_journal(struct server *server, char *error)
     return 0;
 }
 
-int server_start(struct server *server, uv_loop_t *loop, const struct config *config,
-                 char ret_error[512])
+int server_start(struct server *server, uv_loop_t *loop, const struct config_source *source,
+                 const struct config *config, char ret_error[512])
 {
     int rc;
 
     memset(server, 0, sizeof *server);
     server->loop = loop;
-    server->config = config;
+    server->config = config_hold(config);
     server->started_ns = uv_hrtime();
     LIST_INIT(&server->flushes);
     stats_turn(&server->stats, uv_hrtime() / 1000000000u);
@@ -474,6 +430,7 @@ int server_start(struct server *server, uv_loop_t *loop, const struct config *co
     if (open_journal(server, ret_error) != 0)
         return -1;
     drain_start(server);
+    reload_start(server, source);
     if (health_start(server) != 0 || precedence_start(server) != 0) {
         snprintf(ret_error, ERROR_BYTES, "timer: out of memory");
         return -1;
@@ -481,7 +438,7 @@ int server_start(struct server *server, uv_loop_t *loop, const struct config *co
     if (start_listeners(server, ret_error) != 0)
         return -1;
     latency_take_short_turns(); /* after the workers' start: theirs are long */
-    offer_room(server);         /* what recovery found comes first */
+    server_offer_room(server);  /* what recovery found comes first */
     announce_start(server);
     notify_ready(server);
     return 0;

@@ -17,6 +17,7 @@
 #include "daemon/notify.h"
 #include "daemon/precedence.h"
 #include "daemon/read.h"
+#include "daemon/reload.h"
 #include "daemon/session.h"
 #include "daemon/stats.h"
 #include "daemon/waiters.h"
@@ -37,7 +38,8 @@ enum server_state {
 
 struct server {
     uv_loop_t *loop;
-    const struct config *config;
+    const struct config *config; /* the snapshot in force */
+    struct reload reload;
     enum server_state state;
     uint64_t started_ns;
     size_t outstanding; /* in the journal or on the way there, neither row nor dead letter yet */
@@ -66,9 +68,11 @@ struct server {
     unsigned closing; /* modules and handles whose close callback is due */
 };
 
-/* Starts everything and listens. 0; or -1 with one clear line in ret_error. */
-int server_start(struct server *server, uv_loop_t *loop, const struct config *config,
-                 char ret_error[512]) __attribute__((warn_unused_result));
+/* Starts everything and listens. source is read again by each reload; it and config, the first
+ * snapshot, live until the loop has ended. 0; or -1 with one clear line in ret_error. */
+int server_start(struct server *server, uv_loop_t *loop, const struct config_source *source,
+                 const struct config *config, char ret_error[512])
+    __attribute__((warn_unused_result));
 
 /* Takes a conversation for good: ownership passes, and its call is settled when it is durable (or
  * stored). Returns WIRE_OK; or why not, with *err filled, and then the caller keeps it. */
@@ -77,6 +81,9 @@ enum wire_code server_take(struct server *server, struct conversation *c, struct
 /* Batches leave at once while a flush waits or the daemon drains; called whenever either may have
  * changed. */
 void server_update_urgency(struct server *server);
+
+/* Tells the journal how much the backlog can take now. */
+void server_offer_room(struct server *server);
 
 /* WIRE_OK where `count` conversations of `packed_bytes` bytes could be taken now, with *err filled
  * otherwise. */

@@ -179,6 +179,11 @@ int session_accept(struct sessions *set, uv_stream_t *listener, bool control)
     return rc;
 }
 
+void sessions_reconfigure(struct sessions *set, const struct sessions_config *config)
+{
+    set->config = *config;
+}
+
 size_t sessions_count(const struct sessions *set)
 {
     return set->count;

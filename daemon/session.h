@@ -32,6 +32,9 @@ int sessions_new(uv_loop_t *loop, const struct sessions_config *config,
                  const struct sessions_callbacks *callbacks, void *owner, struct sessions **ret)
     __attribute__((warn_unused_result));
 
+/* Other limits from now on, for open sessions too. */
+void sessions_reconfigure(struct sessions *set, const struct sessions_config *config);
+
 /* Closes every connection at once; on_closed runs when the last handle is gone, then set is freed.
  * Requests that still wait must have been released. */
 void sessions_close(struct sessions *set, void (*on_closed)(void *owner));

@@ -225,6 +225,7 @@ class FakeOllama:
         self.authorization = None  # of the latest request
         self.hangers = []
         self.delay = self.text_delay = 0.0
+        self.encoding_format = None  # as authorization
         self.dimension = dimension
         self.stopping = threading.Event()
         self.lock = threading.Lock()
@@ -264,6 +265,7 @@ class FakeOllama:
             self.inputs += len(texts)
             self.texts += texts
             self.models.add(request.get("model"))
+            self.encoding_format = request.get("encoding_format")
             self.in_flight += 1
             self.most_in_flight = max(self.most_in_flight, self.in_flight)
             self.last_at = time.monotonic()

@@ -60,7 +60,7 @@ class Config(Scenario):
         for text, lines in wrong.items():
             with self.subTest(text):
                 path = self.write("# A comment\n\n[listen]\n; another\n" + lines + "\nsocket_mode = 0600\n")
-                where = f"{path}:{4 + len(lines.splitlines())}: "
+                where = f"{path}:{5 if 'section' in text else 4 + len(lines.splitlines())}: "
                 self.assert_refused(self.run_daemon("--config", path, "--check-config"), where, text)
                 self.assert_refused(self.run_daemon("--config", path), where, text)
 

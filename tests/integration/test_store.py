@@ -361,7 +361,7 @@ class Many(Scenario):
     def test_the_queue_in_memory_is_bounded(self):
         """Goal of this test: beyond queue.max_queue_size and queue.max_queue_bytes conversations are
         acked all the same and wait in the journal; all of them become rows."""
-        for settings in ({"queue__max_queue_size": 10},
+        for settings in ({"queue__max_queue_size": 10, "batch__batch_size": 10},
                          {"queue__max_queue_bytes": "1MiB", "listen__max_message_bytes": "512KiB"}):
             with self.subTest(**settings):
                 pg = self.shared_postgres()

@@ -197,6 +197,45 @@ static void test_congestion(void **state)
     world_done(&w);
 }
 
+/* Goal of this test: other limits hold from the next record on; a journal beyond a lowered
+ * max_bytes takes nothing, drains, and takes again. */
+static void test_other_limits(void **state)
+{
+    struct journal_config config = small;
+
+    (void)state;
+    config.retain_ms = 3600000;
+    begin(&config);
+    while (world_append(&w, 1000) == 0)
+        world_settle(&w);
+    config.max_bytes = 8 * SEGMENT_BYTES;
+    journal_reconfigure(w.journal, &config);
+    world_settle(&w);
+    while (world_append(&w, 1000) == 0)
+        world_settle(&w);
+    assert_int_equal(w.journal->ledger.bytes, 8 * SEGMENT_BYTES);
+    config.max_bytes = 3 * SEGMENT_BYTES;
+    journal_reconfigure(w.journal, &config);
+    assert_int_equal(world_append(&w, 1000), -EDQUOT);
+    commit_all();
+    world_settle(&w);
+    assert_in_range(w.journal->ledger.bytes, SEGMENT_BYTES, 3 * SEGMENT_BYTES);
+    append(8, 1000);
+    world_settle(&w);
+    commit_all();
+    world_settle(&w);
+    assert_true(w.journal->ledger.count > 1); /* retained */
+    config.retain_ms = 0;
+    config.max_unsynced_bytes = 3000;
+    journal_reconfigure(w.journal, &config);
+    world_settle(&w);
+    assert_int_equal(w.journal->ledger.count, 1);
+    append(3, 1000);
+    assert_true(journal_congested(w.journal));
+    world_settle(&w);
+    world_done(&w);
+}
+
 /* Goal of this test: a failed sync answers every waiting store with on_lost, acknowledges nothing,
  * ever, and takes nothing more. */
 static void test_failure(void **state)
@@ -506,6 +545,7 @@ int main(void)
         cmocka_unit_test(test_disk_full),
         cmocka_unit_test(test_too_large),
         cmocka_unit_test(test_congestion),
+        cmocka_unit_test(test_other_limits),
         cmocka_unit_test(test_failure),
         cmocka_unit_test(test_failure_beside_a_group),
         cmocka_unit_test(test_notes_shorten_the_replay),
