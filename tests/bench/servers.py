@@ -240,7 +240,7 @@ class Postgres:
 class Convstored:
     """The daemon with a journal of its own. conninfo None: the database cannot be reached."""
 
-    def __init__(self, place, conninfo=None, keep=False, **settings):
+    def __init__(self, place, conninfo=None, keep=False, profile=None, **settings):
         self.place = place
         self.socket = place.sockets / "convstore.sock"
         self.control = place.sockets / "control.sock"
@@ -255,6 +255,8 @@ class Convstored:
             chosen["journal.max_bytes"] = "32GiB"
         chosen.update({key.replace("__", "."): value for key, value in settings.items()})
         words = [place.build / "convstored"]
+        if profile:
+            words += ["--config", ROOT / "config" / f"{profile}.conf"]
         for key, value in chosen.items():
             words += ["--set", f"{key}={value}"]
         self.socket.unlink(missing_ok=True)
