@@ -154,6 +154,31 @@ int convstore_ping(struct convstore *c, struct convstore_server *ret);
 /* The daemon's statistics. Each output may be NULL. *ret_json: the whole map as JSON. */
 int convstore_stats(struct convstore *c, struct convstore_stats *ret, const char **ret_json);
 
+/* ---- Reading back: each answer is JSON, as PROTOCOL.md names its keys ---- */
+
+/* Where a conversation is: {"state": "queued" | "stored" | "embedded" | "failed", …}; or itself.
+ * NOT_FOUND. */
+int convstore_status(struct convstore *c, const char *user_id, const char *id,
+                     const char **ret_json);
+int convstore_get(struct convstore *c, const char *user_id, const char *id, const char **ret_json);
+
+/* Clear it to zero before filling it in; NULL, 0 and false: not given. */
+struct convstore_query {
+    const char *user_id;
+    unsigned limit;     /* 1 to 100 */
+    const char *before; /* list: the "next" of an earlier one */
+    const char *query;  /* search, as all that follow */
+    const char *mode;   /* "vector", "text", "hybrid" */
+    const char *platform;
+    bool has_since, has_until;
+    int64_t since_us, until_us; /* microseconds since 1970 (UTC) */
+};
+
+/* A user's conversations, newest first; and those that fit a query, best first. */
+int convstore_list(struct convstore *c, const struct convstore_query *query, const char **ret_json);
+int convstore_search(struct convstore *c, const struct convstore_query *query,
+                     const char **ret_json);
+
 /* Calls any method. params: one MessagePack array, encoded (NULL, 0: no parameters). *ret_json: the
  * result as JSON; bin is base64, a timestamp is RFC 3339 text. After a lost connection the call is
  * sent again, so that the daemon may carry it out twice. */

@@ -17,6 +17,10 @@
 static const struct ctl_command commands[] = {
     {"store", "store one conversation", ctl_store_help, ctl_run_store},
     {"import", "store conversations from JSON lines", ctl_import_help, ctl_run_import},
+    {"status", "tell where a conversation is", ctl_status_help, ctl_run_status},
+    {"get", "print one conversation", ctl_get_help, ctl_run_get},
+    {"list", "list a user's conversations", ctl_list_help, ctl_run_list},
+    {"search", "search a user's conversations", ctl_search_help, ctl_run_search},
     {"stats", "show how the daemon is: counters, alerts, timings", ctl_stats_help, ctl_run_stats},
     {"top", "watch the daemon live on the terminal", ctl_top_help, ctl_run_top},
     {"health", "one line and an exit status for monitors", ctl_health_help, ctl_run_health},

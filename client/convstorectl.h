@@ -36,6 +36,10 @@ struct ctl_command {
  */
 int ctl_run_store(struct ctl *ctl, int argc, char **argv);
 int ctl_run_import(struct ctl *ctl, int argc, char **argv);
+int ctl_run_status(struct ctl *ctl, int argc, char **argv);
+int ctl_run_get(struct ctl *ctl, int argc, char **argv);
+int ctl_run_list(struct ctl *ctl, int argc, char **argv);
+int ctl_run_search(struct ctl *ctl, int argc, char **argv);
 int ctl_run_stats(struct ctl *ctl, int argc, char **argv);
 int ctl_run_top(struct ctl *ctl, int argc, char **argv);
 int ctl_run_health(struct ctl *ctl, int argc, char **argv);
@@ -52,7 +56,8 @@ int ctl_run_schema(struct ctl *ctl, int argc, char **argv);
 extern const char ctl_store_help[], ctl_import_help[], ctl_stats_help[], ctl_ping_help[],
     ctl_flush_help[], ctl_journal_help[], ctl_dead_letters_help[], ctl_schema_help[],
     ctl_embeddings_help[], ctl_reembed_help[], ctl_migrate_vectors_help[], ctl_top_help[],
-    ctl_health_help[], ctl_metrics_help[], ctl_reload_help[];
+    ctl_health_help[], ctl_metrics_help[], ctl_reload_help[], ctl_status_help[], ctl_get_help[],
+    ctl_list_help[], ctl_search_help[];
 
 /* ---- convstorectl.c ---- */
 
@@ -87,6 +92,9 @@ unsigned ctl_timeout_ms(const struct ctl *ctl, unsigned default_ms);
 /* A result on stdout: as it is with --json, else as an aligned page of whatever it holds. Returns
  * CTL_OK. */
 int ctl_print_result(const struct ctl *ctl, const char *json);
+
+/* A title and a text as it is, but for what would play with the terminal. */
+void ctl_print_text(const char *title, const char *text);
 
 /* 1234567 as 1,234,567. */
 const char *ctl_grouped(int64_t n, char buffer[32]);

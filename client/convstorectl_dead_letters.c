@@ -105,17 +105,6 @@ static void pack_request(msgpack_packer *pk, const struct request *request)
     pack_number(pk, "after", request->after);
 }
 
-/* A text as it is, but for what would play with the terminal. */
-static void print_text(const char *name, const char *text)
-{
-    printf("\n%s:\n", name);
-    for (; *text != '\0'; text++)
-        putchar(((unsigned char)*text < 0x20 && *text != '\n' && *text != '\t') || *text == 0x7f
-                    ? ' '
-                    : *text);
-    putchar('\n');
-}
-
 /* The small fields as a page, then the long texts whole. */
 static int show_letter(const struct ctl *ctl, json_t *letter)
 {
@@ -133,7 +122,7 @@ static int show_letter(const struct ctl *ctl, json_t *letter)
     free(dump);
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
         if (json_is_string(json_object_get(letter, texts[i])))
-            print_text(texts[i], json_string_value(json_object_get(letter, texts[i])));
+            ctl_print_text(texts[i], json_string_value(json_object_get(letter, texts[i])));
     return CTL_OK;
 }
 

@@ -323,3 +323,13 @@ int ctl_print_result(const struct ctl *ctl, const char *json)
     json_decref(result);
     return CTL_OK;
 }
+
+void ctl_print_text(const char *title, const char *text)
+{
+    printf("\n%s:\n", title);
+    for (; *text != '\0'; text++)
+        putchar(((unsigned char)*text < 0x20 && *text != '\n' && *text != '\t') || *text == 0x7f
+                    ? ' '
+                    : *text);
+    putchar('\n');
+}

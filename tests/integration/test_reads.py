@@ -1,5 +1,6 @@
 """Reading back what was stored: status, get, list and search, and that it delays nothing else."""
 import datetime
+import json
 import time
 import unittest
 import uuid
@@ -290,6 +291,42 @@ class Reads(Scenario):
             self.assertEqual(d.stop(), 0)
             for msgid in waiting:
                 self.assertIn(client.reply(msgid)[0][1], ("UNAVAILABLE", "SHUTTING_DOWN"))
+
+    def test_convstorectl(self):
+        """Goal of this test: convstorectl status, get, list and search show what there is, page by page,
+        as text without control characters or as JSON; what is wrong is said, with the exit status."""
+        d = self.daemon(self.pg)
+        ids = self.store(d, *(conversation("ann", f"User: zebra {n}\x1b[2J\nAgent: no", summary="animals",
+                                           metadata={"n": n}, created_at=day(n)) for n in range(3)))
+
+        def ctl(*words, status=0):
+            done = d.ctl(*words)
+            self.assertEqual(done.returncode, status, done.stdout + done.stderr)
+            self.assertNotIn("\x1b", done.stdout)
+            return done.stdout + done.stderr
+
+        self.assertIn("embedded", ctl("status", "ann", ids[0]))
+        page = ctl("get", "ann", ids[0])
+        self.assertIn("transcript:\nUser: zebra 0", page)
+        self.assertIn("2026-03-01T00:00:00", page)
+        self.assertEqual(json.loads(ctl("--json", "get", "ann", ids[1]))["metadata"], {"n": 1})
+        page = ctl("list", "ann", "--limit", "2")
+        self.assertIn(ids[2], page)
+        self.assertNotIn(ids[0], page)
+        rest = json.loads(ctl("--json", "list", "ann", "--before", page.split("--before ")[1].strip()))
+        self.assertEqual([c["id"] for c in rest["conversations"]], [ids[0]])
+        self.assertIn("no conversations", ctl("list", "bob"))
+        page = ctl("search", "ann", "zebra", "--since", "2026-03-02T00:00:00Z", "--mode", "text",
+                   "--until", str(int(day(2).to_datetime().timestamp() * 1000)))
+        self.assertIn(ids[1], page)
+        self.assertIn("zebra 1", page)
+        self.assertNotIn(ids[2], page)
+        self.assertIn("nothing found", ctl("search", "ann", "zebra", "--platform", "fax"))
+        self.assertIn("NOT_FOUND", ctl("get", "bob", ids[0], status=1))
+        self.assertIn("options.mode", ctl("search", "ann", "zebra", "--mode", "magic", status=1))
+        for words in (("get", "ann"), ("list",), ("search", "ann"), ("list", "ann", "--limit", "0"),
+                      ("search", "ann", "q", "--since", "now"), ("get", "ann", ids[0], "more")):
+            ctl(*words, status=2)
 
     def test_wrong_questions(self):
         """Goal of this test: what is wrong with a call is named."""
