@@ -37,6 +37,7 @@ static const struct ctl_command commands[] = {
      ctl_run_reembed},
     {"migrate-vectors", "move vectors to the daemon's embedding.storage", ctl_migrate_vectors_help,
      ctl_run_migrate_vectors},
+    {"forget", "erase what is stored of a user", ctl_forget_help, ctl_run_forget},
     {"schema", "print the SQL of the tables and the grants", ctl_schema_help, ctl_run_schema},
 };
 

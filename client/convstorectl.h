@@ -52,12 +52,13 @@ int ctl_run_dead_letters(struct ctl *ctl, int argc, char **argv);
 int ctl_run_embeddings(struct ctl *ctl, int argc, char **argv);
 int ctl_run_reembed(struct ctl *ctl, int argc, char **argv);
 int ctl_run_migrate_vectors(struct ctl *ctl, int argc, char **argv);
+int ctl_run_forget(struct ctl *ctl, int argc, char **argv);
 int ctl_run_schema(struct ctl *ctl, int argc, char **argv);
 extern const char ctl_store_help[], ctl_import_help[], ctl_stats_help[], ctl_ping_help[],
     ctl_flush_help[], ctl_journal_help[], ctl_dead_letters_help[], ctl_schema_help[],
     ctl_embeddings_help[], ctl_reembed_help[], ctl_migrate_vectors_help[], ctl_top_help[],
     ctl_health_help[], ctl_metrics_help[], ctl_reload_help[], ctl_status_help[], ctl_get_help[],
-    ctl_list_help[], ctl_search_help[];
+    ctl_list_help[], ctl_search_help[], ctl_forget_help[];
 
 /* ---- convstorectl.c ---- */
 

@@ -58,6 +58,7 @@ static void leave(struct server *server, const char *reason)
 {
     store_end_all(server);
     flush_end_all(&server->flushes);
+    forget_end_all(server);
     sessions_flush(server->sessions);
     announce_end(server, reason);
     _exit(EXIT_SUCCESS);
@@ -91,10 +92,12 @@ static void on_drained(uv_timer_t *timer)
     announce_end(server, "drained");
     store_end_all(server);
     flush_end_all(&server->flushes);
+    forget_end_all(server);
     queries_close(server->queries); /* what was asked is answered, before the sessions go */
     health_close(server);
     precedence_close(server);
     metrics_http_close(server->metrics);
+    forgets_close(server); /* behind the queries, which may be its own */
     uv_close((uv_handle_t *)&drain->sigterm, NULL);
     uv_close((uv_handle_t *)&drain->sigint, NULL);
     reload_close(server);

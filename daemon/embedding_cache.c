@@ -147,8 +147,7 @@ void embedding_cache_free(struct embedding_cache *c)
 {
     if (c == NULL)
         return;
-    while (c->oldest != NULL)
-        drop(c, find(c, c->oldest->key));
+    embedding_cache_clear(c);
     assert(c->stats.entries == 0 && c->stats.bytes == 0);
     free(c->buckets);
     free(c);
@@ -239,6 +238,12 @@ void embedding_cache_remove(struct embedding_cache *c, struct embedding_key key)
 
     if (*at != NULL)
         drop(c, at);
+}
+
+void embedding_cache_clear(struct embedding_cache *c)
+{
+    while (c->oldest != NULL)
+        drop(c, find(c, c->oldest->key));
 }
 
 void embedding_cache_each(const struct embedding_cache *c,

@@ -335,6 +335,12 @@ int embedding_cache_file_start(uv_loop_t *loop, const struct embedding_cache *c,
     return 0;
 }
 
+void embedding_cache_file_save_now(struct embedding_cache_file *f)
+{
+    f->saved_puts = UINT64_MAX; /* nothing is put to change a cache that was cleared */
+    on_timer(&f->timer);
+}
+
 static void on_handle_closed(void *arg)
 {
     struct embedding_cache_file *f = arg;

@@ -34,6 +34,9 @@ int embedding_cache_file_start(uv_loop_t *loop, const struct embedding_cache *c,
                                struct embedding_cache_file **ret)
     __attribute__((warn_unused_result));
 
+/* Writes it now, as it is; where it is being written, with the next time. */
+void embedding_cache_file_save_now(struct embedding_cache_file *f);
+
 /* Writes it a last time where it changed (blocks), and ends. on_closed runs when all is freed; the
  * cache may go then. */
 void embedding_cache_file_close(struct embedding_cache_file *f, void (*on_closed)(void *),

@@ -385,6 +385,13 @@ void embedding_stage_stats(const struct embedding_stage *s, struct embedding_sta
     ret->endpoints = &s->endpoints;
 }
 
+void embedding_stage_clear_cache(struct embedding_stage *s)
+{
+    embedding_cache_clear(s->cache);
+    if (s->cache_file != NULL)
+        embedding_cache_file_save_now(s->cache_file);
+}
+
 void embedding_stage_close(struct embedding_stage *s, void (*on_closed)(void *), void *context)
 {
     assert(!s->closing);

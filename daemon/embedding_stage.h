@@ -118,6 +118,9 @@ struct embedding_stage_stats {
 };
 void embedding_stage_stats(const struct embedding_stage *s, struct embedding_stage_stats *ret);
 
+/* Forgets all vectors, those in cache.file too. */
+void embedding_stage_clear_cache(struct embedding_stage *s);
+
 /* Ends the stage: waits for requests that are under way (blocks the loop for embedding.timeout_ms
  * at most), drops those that are not, takes back all orders as embedding_stage_cancel() does.
  * on_closed (may be NULL) runs when all is freed. */

@@ -101,6 +101,7 @@ static void replay(struct server *server, uint32_t before, uint32_t now)
                 server->config->journal.retain_ms > 0
                     ? ""
                     : " advice=\"set journal.retain_ms where the standby is asynchronous\"");
+    forget_again(server);
     if (f->remaining == 0)
         save(server);
 }

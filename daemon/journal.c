@@ -78,6 +78,11 @@ uint64_t journal_last_seq(const struct journal *j)
     return j->next_seq - 1;
 }
 
+uint64_t journal_first_seq(const struct journal *j)
+{
+    return ledger_first_seq(&j->ledger);
+}
+
 bool journal_congested(const struct journal *j)
 {
     return j->congested;

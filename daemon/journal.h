@@ -76,6 +76,9 @@ int journal_admits(const struct journal *j, unsigned count, uint64_t packed_byte
 /* The number of the youngest record, whether it is durable yet or not; 0: there never was one. */
 uint64_t journal_last_seq(const struct journal *j);
 
+/* No record on disk has a lower number: what is known of lower ones can be forgotten. */
+uint64_t journal_first_seq(const struct journal *j);
+
 /* More than max_unsynced_bytes wait for their sync: read no session further until on_uncongested.
  */
 bool journal_congested(const struct journal *j);

@@ -342,3 +342,16 @@ void ledger_trim(struct ledger *l, uint64_t index)
     if (l->moved_count > 0)
         (void)!moved_rebuild(l, l->moved_count, index); /* short of memory: they stay, harmless */
 }
+
+uint64_t ledger_first_seq(const struct ledger *l)
+{
+    uint64_t first = l->last_seq + 1;
+
+    for (size_t i = 0; i < l->count; i++)
+        if (l->segments[i].span > 0 && l->segments[i].first_seq < first)
+            first = l->segments[i].first_seq;
+    for (size_t i = 0; i < l->moved_slots; i++)
+        if (l->moved[i].seq != 0 && l->moved[i].seq < first)
+            first = l->moved[i].seq;
+    return first;
+}

@@ -71,6 +71,10 @@ int ledger_recover(struct ledger *l, uint64_t seq) __attribute__((warn_unused_re
  * now. */
 void ledger_move(struct ledger *l, uint64_t seq, int64_t now_us);
 
+/* The lowest number that is at home anywhere, done or not; one more than the highest where there is
+ * none. */
+uint64_t ledger_first_seq(const struct ledger *l);
+
 /* PLACE_GONE for what is not known (any more). ret_home may be NULL. */
 enum record_place ledger_place(const struct ledger *l, uint64_t seq, uint64_t *ret_home);
 

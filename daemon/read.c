@@ -445,6 +445,12 @@ void reads_reconfigure(struct reads *reads)
         embedding_stage_reconfigure(reads->embedding, reads->server->config);
 }
 
+void reads_clear_cache(struct reads *reads)
+{
+    if (reads->embedding != NULL)
+        embedding_stage_clear_cache(reads->embedding);
+}
+
 void reads_close(struct reads *reads, void (*on_closed)(void *owner))
 {
     struct wire_error err;

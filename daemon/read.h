@@ -46,6 +46,8 @@ void reads_reconfigure(struct reads *reads);
  * embedding stage is gone, at once where there is none. */
 void reads_close(struct reads *reads, void (*on_closed)(void *owner));
 
+void reads_clear_cache(struct reads *reads);
+
 void status_handle(struct rpc *rpc);
 void get_handle(struct rpc *rpc);
 void list_handle(struct rpc *rpc);

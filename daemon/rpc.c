@@ -5,6 +5,7 @@
 
 #include "daemon/dead_letters.h"
 #include "daemon/embeddings.h"
+#include "daemon/forget.h"
 #include "daemon/journal.h"
 #include "daemon/log.h"
 #include "daemon/metrics.h"
@@ -121,6 +122,7 @@ static const struct rpc_method methods[] = {
     {"ping", ping_handle, false, 0, 0},
     {"stats", stats_handle, false, 0, 0},
     {"metrics", metrics_handle, true, 0, 0},
+    {"forget", forget_handle, true, 1, 1},
     {"flush", flush_handle, true, 0, 1},
     {"journal", journal_handle, true, 0, 0},
     {"reload", reload_handle, true, 0, 0},

@@ -114,6 +114,8 @@ static void on_ready(void *owner, struct conversation *c)
 {
     struct server *server = owner;
 
+    if (forget_takes(server, c))
+        return;
     waiting_add(&server->waiting, c);
     batcher_push(server->batcher, c);
 }
@@ -162,8 +164,8 @@ void server_offer_room(struct server *server)
 
 void server_update_urgency(struct server *server)
 {
-    batcher_set_urgent(server->batcher,
-                       server->state != SERVER_SERVING || flush_any(&server->flushes));
+    batcher_set_urgent(server->batcher, server->state != SERVER_SERVING ||
+                                            flush_any(&server->flushes) || forget_any(server));
 }
 
 /* From the batcher. */
@@ -184,6 +186,17 @@ static void count_row(struct stats *stats, const struct conversation *c, enum ro
         stats->duplicates++;
 }
 
+void server_settle(struct server *server, uint64_t seq, enum row_verdict verdict)
+{
+    journal_done(server->journal, seq);
+    assert(server->outstanding > 0);
+    server->outstanding--;
+    store_on_settled(server, seq, verdict);
+    flush_on_settled(&server->flushes, seq);
+    failover_on_settled(server, seq);
+    drain_on_settled(server);
+}
+
 static void on_row(void *owner, struct conversation *c, enum row_verdict verdict)
 {
     struct server *server = owner;
@@ -192,15 +205,10 @@ static void on_row(void *owner, struct conversation *c, enum row_verdict verdict
     count_row(&server->stats, c, verdict);
     if (verdict == ROW_DEAD)
         dead_letters_on_dead(server);
+    forget_on_settled(server, c);
     waiting_remove(c);
     conversation_free(c);
-    journal_done(server->journal, seq);
-    assert(server->outstanding > 0);
-    server->outstanding--;
-    store_on_settled(server, seq, verdict);
-    flush_on_settled(&server->flushes, seq);
-    failover_on_settled(server, seq);
-    drain_on_settled(server);
+    server_settle(server, seq, verdict);
 }
 
 static void on_write(void *owner, uint64_t duration_ns, enum write_outcome outcome)
@@ -427,7 +435,7 @@ int server_start(struct server *server, uv_loop_t *loop, const struct config_sou
         return -1;
     }
     notify_starting();
-    if (open_journal(server, ret_error) != 0)
+    if (open_journal(server, ret_error) != 0 || forgets_start(server, ret_error) != 0)
         return -1;
     drain_start(server);
     reload_start(server, source);

@@ -13,6 +13,7 @@
 #include "daemon/embedding_stage.h"
 #include "daemon/failover.h"
 #include "daemon/flush.h"
+#include "daemon/forget.h"
 #include "daemon/health.h"
 #include "daemon/notify.h"
 #include "daemon/precedence.h"
@@ -60,6 +61,7 @@ struct server {
     struct stats stats;
     struct health health;
     struct flush_list flushes;
+    struct forgets forgets;
     struct waiters waiters;  /* calls that wait for rows */
     struct waiting waiting;  /* conversations that the batcher holds */
     struct json_buffer json; /* metadata of the message that is being read */
@@ -78,8 +80,14 @@ int server_start(struct server *server, uv_loop_t *loop, const struct config_sou
  * stored). Returns WIRE_OK; or why not, with *err filled, and then the caller keeps it. */
 enum wire_code server_take(struct server *server, struct conversation *c, struct wire_error *err);
 
-/* Batches leave at once while a flush waits or the daemon drains; called whenever either may have
- * changed. */
+/* A conversation has come to its end: a row, a dead letter, or forgotten. */
+void server_settle(struct server *server, uint64_t seq, enum row_verdict verdict);
+
+/* Tells the journal how much the backlog can take. */
+void server_offer_room(struct server *server);
+
+/* Batches leave at once while a flush or forget waits or the daemon drains; called whenever either
+ * may have changed. */
 void server_update_urgency(struct server *server);
 
 /* Tells the journal how much the backlog can take now. */

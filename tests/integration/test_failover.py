@@ -4,7 +4,7 @@ import re
 import signal
 import unittest
 
-from harness import Postgres, Scenario, eventually
+from harness import Postgres, Scenario, conversation, eventually
 from load import Load, check_loads
 
 
@@ -83,6 +83,35 @@ class Failover(Scenario):
         loads.append(Load(d, "later", self))
         eventually(lambda: len(loads[1].acked) > 50, 20, "more conversations")
         self.check_promoted(standby, d, loads, count)
+
+    def test_what_was_forgotten_stays_so(self):
+        """Goal of this test: a standby is promoted that has neither the last rows nor seen what was
+        forgotten: the replay brings back all but that, and what the standby still had is removed."""
+        primary, standby = self.pair()
+        d = self.start(primary, standby)
+        with d.client(timeout=30) as client, d.control(timeout=30) as control:
+            def store(user):
+                client.request("store_many", [conversation(user, f"{user} {n}") for n in range(50)],
+                               {"wait": "stored"})
+
+            for user in ("ann", "bob"):
+                store(user)
+            eventually(lambda: standby.count() == 100, 20, "the standby has them")
+            os.kill(primary.value("select pid from pg_stat_replication"), signal.SIGSTOP)
+            for user in ("ann", "bob"):
+                store(user)
+            self.assertEqual(control.request("forget", {"user_id": "ann"})["removed"], 100)
+            primary.kill()
+            standby.value("select pg_promote()")
+            store("eve")
+            count = "select count(*) from convstore.conversations where user_id = %s"
+            eventually(lambda: standby.value(count, "bob") == 100, 30, "the replay is done")
+            eventually(lambda: standby.value(count, "ann") == 0, 30, "forgotten again")
+            d.flush()
+            self.assertEqual(standby.value(count, "ann"), 0)
+            self.assertEqual(standby.value("select count(*) from convstore.embeddings"
+                                           " where user_id = 'ann'"), 0)
+            self.assertEqual(standby.count(), 150)
 
     def test_a_mere_restart_replays_nothing(self):
         """Goal of this test: a primary that crashes and comes back is the same one: no replay."""

@@ -1,0 +1,46 @@
+/* What was forgotten and may still be in the journal: a list in memory and in a file ("forgotten")
+ * in the journal's directory. Loop. */
+#ifndef DAEMON_FORGOTTEN_H
+#define DAEMON_FORGOTTEN_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "daemon/conversation.h"
+
+#define FORGOTTEN_MAX 10000
+
+/* A user's conversations, or one of them, that were appended before: their numbers are at most
+ * last_seq, and they arrived no later than at_us (numbers begin anew in an emptied directory). */
+struct forgotten_entry {
+    uint64_t last_seq;
+    int64_t at_us;
+    bool has_id;
+    uint8_t id[16];
+    char user_id[USER_ID_MAX_BYTES + 1];
+};
+
+struct forgotten {
+    const char *directory;
+    struct forgotten_entry *entries;
+    size_t count;
+    uint64_t last_seq; /* the highest of all entries */
+};
+
+/* Reads the file where there is one, without what is about records before first_seq. 0; or -1 with
+ * one line in error: a file that cannot be read stops the start, because what it names would come
+ * back. */
+int forgotten_start(struct forgotten *f, const char *directory, uint64_t first_seq, char error[512])
+    __attribute__((warn_unused_result));
+void forgotten_done(struct forgotten *f);
+
+/* Adds an entry, durably. 0, -ENOSPC at FORGOTTEN_MAX, or another negative errno, and then it is
+ * not there. Blocks for one sync. */
+int forgotten_add(struct forgotten *f, const struct forgotten_entry *entry)
+    __attribute__((warn_unused_result));
+
+bool forgotten_matches(const struct forgotten_entry *entry, const struct conversation *c);
+bool forgotten_covers(const struct forgotten *f, const struct conversation *c);
+
+#endif

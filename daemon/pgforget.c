@@ -1,0 +1,73 @@
+/* In slices, so that a user with a million conversations holds no lock for long.
+ *
+ * The hard thing is a vector that is just being written for a conversation that is just being
+ * removed. A vector is written only where its conversation is there; so the conversations go first,
+ * and the last look at the vectors waits for those who write (the lock), and whoever comes later
+ * finds the conversation gone. */
+#include "daemon/pgforget.h"
+
+#include <stdlib.h>
+
+#define SLICE 2000
+#define STRING_(x) #x
+#define STRING(x) STRING_(x)
+#define FIRST_ID "00000000-0000-0000-0000-000000000000"
+#define LAST_ID "ffffffff-ffff-ffff-ffff-ffffffffffff"
+
+#define WHOSE(id) " WHERE user_id = $1::text AND " id " BETWEEN $2::uuid AND $3::uuid"
+#define REMOVE(table, id)                                                                          \
+    "DELETE FROM convstore." table WHOSE(id) " AND " id " IN (SELECT " id " FROM convstore." table \
+    WHOSE(id) " LIMIT " STRING(SLICE) ")"
+
+static const char conversations_sql[] = REMOVE("conversations", "id");
+static const char dead_letters_sql[] = REMOVE("dead_letters", "conversation_id");
+static const char backlog_sql[] = REMOVE("embedding_backlog", "conversation_id");
+static const char vectors_sql[] = REMOVE("embeddings", "conversation_id");
+static const char lock_sql[] =
+    "LOCK TABLE convstore.embedding_backlog, convstore.embeddings IN SHARE ROW EXCLUSIVE MODE";
+
+/* Until nothing is left. params: user, first id, last id. */
+static int remove_all(PGconn *conn, const char *sql, const char *const params[3], uint64_t *removed,
+                      struct pg_error *err)
+{
+    uint64_t n;
+
+    do {
+        PGresult *result;
+
+        if (pgconn_query(conn, sql, 3, params, &result, err) != 0)
+            return -1;
+        n = strtoull(PQcmdTuples(result), NULL, 10);
+        *removed += n;
+        PQclear(result);
+    } while (n > 0);
+    return 0;
+}
+
+static int run(PGconn *conn, const char *sql, struct pg_error *err)
+{
+    PGresult *result;
+
+    if (pgconn_query(conn, sql, 0, NULL, &result, err) != 0)
+        return -1;
+    PQclear(result);
+    return 0;
+}
+
+int pgforget(PGconn *conn, const char *user_id, const char *id, uint64_t *removed,
+             struct pg_error *err)
+{
+    const char *const params[3] = {user_id, id != NULL ? id : FIRST_ID, id != NULL ? id : LAST_ID};
+    uint64_t vectors = 0;
+
+    if (remove_all(conn, conversations_sql, params, removed, err) != 0 ||
+        remove_all(conn, dead_letters_sql, params, removed, err) != 0 ||
+        remove_all(conn, backlog_sql, params, &vectors, err) != 0 ||
+        remove_all(conn, vectors_sql, params, &vectors, err) != 0)
+        return -1;
+    if (run(conn, "BEGIN", err) != 0 || run(conn, lock_sql, err) != 0 ||
+        remove_all(conn, backlog_sql, params, &vectors, err) != 0 ||
+        remove_all(conn, vectors_sql, params, &vectors, err) != 0)
+        return -1;
+    return run(conn, "COMMIT", err);
+}
