@@ -201,6 +201,25 @@ class Systemd(Scenario):
         self.said = (f"{len(acked)} acked over 3 restarts: 0 lost, 0 twice, {sum(c.again for c in clients)} sent again,"
                      f" the longest ack {max(c.longest for c in clients):.2f} s")
 
+    def test_systemctl_reload(self):
+        """Goal of this test: systemctl reload applies a good file and refuses a bad one with the reason
+        in the log; the daemon stays the same."""
+        self.boot()
+        self.systemctl("start", "convstored")
+        pid = self.show("MainPID")
+        self.machine.write("convstore/convstored.conf", CONFIG + "[log]\nlevel = debug\n")
+        self.systemctl("reload", "convstored")
+        with self.client() as client:
+            client.send_raw(b"\xc1")  # refused, which is a line of level debug
+            client.wait_closed()
+        self.assertNotEqual(self.log("--priority=debug..debug", "--output=cat"), "")
+        self.machine.write("convstore/convstored.conf", CONFIG + "[log]\nlevell = debug\n")
+        self.assertIn("failed", self.systemctl("reload", "convstored", check=False))
+        self.assertRegex(self.log(), r"convstored\.conf:4: unknown key log\.levell")
+        with self.client() as client:
+            client.request("ping")
+        self.assertEqual((self.show("MainPID"), self.show("ActiveState")), (pid, "active"))
+
     def test_the_watchdog(self):
         """Goal of this test: a database that hangs for longer than WatchdogSec does not get the daemon
         killed; a loop that stands still does, and it is started again with all that was acked."""
