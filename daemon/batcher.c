@@ -4,180 +4,23 @@
  * A batch: cut -> EMBEDDING -> WRITING -> settled row by row, or PAUSED and WRITING again. The hard
  * thing is what a failure means for the others: while the database is down or stopped one batch
  * tries from time to time and all others stay where they are; the first success sets everything
- * going. A batch that fails twice alike while the database answers goes again row by row, so that
- * one bad row never holds its neighbours.
+ * going.
  *
  * Invariants: a conversation is in the backlog or in exactly one batch; no key stands twice in a
  * batch; at most max_concurrent_batches exist. */
-#include "daemon/batcher.h"
+#include "daemon/batcher_private.h"
 
 #include <assert.h>
 #include <errno.h>
-#include <inttypes.h>
 #include <stddef.h>
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
-#include <sys/queue.h>
-
-#include "daemon/backoff.h"
-#include "daemon/embedding_set.h"
-#include "daemon/handoff.h"
-#include "daemon/log.h"
-
-#define RETRY_BASE_MS 100
-#define RETRY_CAP_MS 10000
-#define STOPPED_RETRY_MS 5000 /* trouble that waits for a person */
-#define SUSPECT_TRIES 2       /* failures alike before a batch goes row by row */
-
-enum batch_state {
-    BATCH_EMBEDDING, /* waits for its vectors */
-    BATCH_WRITING,   /* with a write worker, which owns it */
-    BATCH_PAUSED,    /* failed; goes again at resume_at_ms */
-};
-
-struct batch {
-    struct handoff_job job; /* first: the worker gets a pointer to it */
-    struct batcher *batcher;
-    enum batch_state state;
-    unsigned suspect_failures;
-    unsigned lost_in_flight; /* times that the connection went with this batch on it */
-    char suspect_sqlstate[6];
-    uint64_t resume_at_ms;
-    uint64_t duration_ns;           /* of the last write */
-    struct pgwriter_found found;    /* after the last write */
-    struct conversation_list later; /* same keys as rows of this batch; youngest first */
-    struct write_batch write;
-    struct embedding_set texts;
-    TAILQ_ENTRY(batch) link;
-};
-
-struct batcher {
-    uv_loop_t *loop;
-    struct batcher_config config;
-    struct batcher_callbacks callbacks;
-    void *owner;
-    struct embedding_stage *embedding;
-    enum embedding_source source;
-    struct handoff *writers;
-    uv_timer_t flush_timer;
-    uv_timer_t retry_timer;
-    unsigned open_handles;
-    void (*on_closed)(void *owner);
-    bool closing;
-    bool urgent;
-    uint64_t rows_per_second; /* the pace of writing; 0: as fast as it goes */
-    uint64_t next_write_ms;   /* by that pace */
-    struct conversation_list backlog;
-    TAILQ_HEAD(batch_list, batch) batches; /* oldest first */
-    unsigned batch_count;
-    unsigned writing;
-    size_t processing;
-    size_t processing_bytes;
-    uint64_t without_vector; /* rows that went into embedding_backlog */
-    enum database_state database;
-    unsigned failures; /* of the database, since it last answered */
-    char last_error[288];
-    struct pgwriter_found found;
-};
 
 static void cut_batches(struct batcher *b);
 static void resume_paused(struct batcher *b);
 
-const char *database_state_name(enum database_state state)
-{
-    switch (state) {
-    case DATABASE_UNTRIED:
-        return "untried";
-    case DATABASE_UP:
-        return "up";
-    case DATABASE_DOWN:
-        return "down";
-    case DATABASE_STOPPED:
-        return "stopped";
-    }
-    abort();
-}
-
 static bool database_answers(const struct batcher *b)
 {
     return b->database == DATABASE_UP || b->database == DATABASE_UNTRIED;
-}
-
-/* Batches begin and end. */
-
-static void batch_free(struct batch *batch)
-{
-    struct batcher *b = batch->batcher;
-    struct conversation *c;
-
-    TAILQ_REMOVE(&b->batches, batch, link);
-    b->batch_count--;
-    b->processing -= batch->later.count;
-    b->processing_bytes -= batch->later.bytes;
-    while ((c = conversation_list_pop(&batch->later)) != NULL)
-        conversation_list_push_front(&b->backlog, c);
-    embedding_set_done(&batch->texts);
-    free(batch->write.rows);
-    free(batch);
-}
-
-static struct batch *batch_new(struct batcher *b, size_t count)
-{
-    struct batch *batch = calloc(1, sizeof *batch);
-
-    if (batch == NULL)
-        return NULL;
-    batch->batcher = b;
-    batch->write.rows = calloc(count, sizeof *batch->write.rows);
-    TAILQ_INSERT_TAIL(&b->batches, batch, link);
-    b->batch_count++;
-    if (batch->write.rows != NULL)
-        return batch;
-    batch_free(batch);
-    return NULL;
-}
-
-static int compare_rows(const void *left, const void *right)
-{
-    const struct conversation *a = ((const struct write_row *)left)->conversation;
-    const struct conversation *b = ((const struct write_row *)right)->conversation;
-    int order = conversation_compare(a, b);
-
-    return order != 0 ? order : (a->seq > b->seq) - (a->seq < b->seq);
-}
-
-/* Sorts the rows; of those with the same key the first stays and the others wait until this batch
- * is done, so that the first to come is the row. */
-static void sort_rows(struct batch *batch)
-{
-    struct write_row *rows = batch->write.rows;
-    size_t kept = 0;
-
-    qsort(rows, batch->write.count, sizeof rows[0], compare_rows);
-    for (size_t i = 0; i < batch->write.count; i++) {
-        struct conversation *c = rows[i].conversation;
-
-        if (kept > 0 && conversation_compare(rows[kept - 1].conversation, c) == 0)
-            conversation_list_push_front(&batch->later, c);
-        else
-            rows[kept++].conversation = c;
-    }
-    batch->write.count = kept;
-}
-
-static void fill_batch(struct batch *batch, size_t count)
-{
-    struct batcher *b = batch->batcher;
-
-    for (size_t i = 0; i < count; i++)
-        batch->write.rows[i].conversation = conversation_list_pop(&b->backlog);
-    batch->write.count = count;
-    sort_rows(batch);
-    b->processing += count;
-    b->processing_bytes += batch->later.bytes;
-    for (size_t i = 0; i < batch->write.count; i++)
-        b->processing_bytes += conversation_bytes(batch->write.rows[i].conversation);
 }
 
 /* Writing. */
@@ -246,167 +89,6 @@ static void embed_batch(struct batch *batch)
     embedding_stage_want(b->embedding, &batch->texts.order);
 }
 
-/* Settling. */
-
-/* Gives away the rows that have their verdict and closes the gaps; vectors follow their rows. */
-static void settle_rows(struct batch *batch)
-{
-    struct batcher *b = batch->batcher;
-    struct write_row *rows = batch->write.rows;
-    struct write_vector *all = batch->texts.vectors;
-    size_t kept = 0, vectors = 0, v = 0;
-
-    for (size_t i = 0; i < batch->write.count; i++) {
-        struct conversation *c = rows[i].conversation;
-        bool settled = rows[i].verdict != ROW_PENDING;
-        bool has_vector = v < batch->write.vector_count && all[v].row == i;
-
-        b->without_vector +=
-            rows[i].verdict == ROW_STORED && !has_vector && b->config.writer.model.dimension > 0;
-        for (; v < batch->write.vector_count && all[v].row == i; v++)
-            if (!settled) {
-                all[vectors] = all[v];
-                all[vectors++].row = (uint32_t)kept;
-            }
-        if (!settled) {
-            rows[kept++] = rows[i];
-            continue;
-        }
-        b->processing--;
-        b->processing_bytes -= conversation_bytes(c);
-        b->callbacks.on_row(b->owner, c, rows[i].verdict);
-    }
-    batch->write.count = kept;
-    batch->write.vector_count = vectors;
-}
-
-static void set_database(struct batcher *b, enum database_state state, const char *sqlstate,
-                         const char *error)
-{
-    snprintf(b->last_error, sizeof b->last_error, "%s%s%s", sqlstate, sqlstate[0] ? ": " : "",
-             error);
-    if (state == b->database)
-        return;
-    if (state == DATABASE_UP)
-        log_info("database.up server_version=%d pgvector=%s fsync=%s timeline=%" PRIu32,
-                 b->found.server_version,
-                 b->found.pgvector_version[0] != '\0' ? b->found.pgvector_version : "none",
-                 b->found.fsync_off ? "off" : "on", b->found.timeline);
-    else
-        log_warning("database.%s error=\"%s\" advice=\"%s\"", database_state_name(state),
-                    b->last_error,
-                    state == DATABASE_DOWN ? "conversations are accepted and wait; tried again"
-                                           : "fix schema or permissions; tried again");
-    b->database = state;
-}
-
-static void pause_batch(struct batch *batch, uint64_t delay_ms)
-{
-    batch->state = BATCH_PAUSED;
-    batch->resume_at_ms = uv_now(batch->batcher->loop) + delay_ms;
-}
-
-/* One more failure on the account of each row; the most that one of them has. */
-static unsigned count_attempt(const struct write_batch *w)
-{
-    unsigned attempts = 0;
-
-    for (size_t i = 0; i < w->count; i++)
-        if (++w->rows[i].conversation->attempts > attempts)
-            attempts = w->rows[i].conversation->attempts;
-    return attempts;
-}
-
-/* Passing trouble that a row may cause by itself, every time: a trigger drops it in silence (no
- * SQLSTATE), or it takes too long or too much memory. Whatever holds others up in the same way
- * (locks, deadlocks, a full disk, too many connections) waits for ever and condemns nobody. */
-static bool may_be_own_fault(const struct write_batch *w)
-{
-    return w->sqlstate[0] == '\0' || strcmp(w->sqlstate, "57014") == 0 ||
-           strcmp(w->sqlstate, "53200") == 0;
-}
-
-/* Such trouble batch.max_attempts times: row by row, and those that fail again are set aside. */
-static void retry_batch(struct batch *batch)
-{
-    struct batcher *b = batch->batcher;
-    struct write_batch *w = &batch->write;
-
-    if (may_be_own_fault(w) && count_attempt(w) + 1 >= b->config.max_attempts) {
-        if (!w->last_attempt)
-            log_warning("batch.last_attempt rows=%zu sqlstate=%s error=\"%s\"", w->count,
-                        w->sqlstate, w->error);
-        w->isolate = w->last_attempt = true;
-    }
-    pause_batch(batch, backoff_ms(++b->failures, RETRY_BASE_MS, RETRY_CAP_MS));
-}
-
-/* The batch may hold a row that the server cannot take. Twice the same answer, and it goes row by
- * row. A row that was alone when its backend died has one more chance and no more: each death
- * restarts the whole server. */
-static void suspect_batch(struct batch *batch)
-{
-    const struct batcher *b = batch->batcher;
-    struct write_batch *w = &batch->write;
-    bool data_error = strncmp(w->sqlstate, "22", 2) == 0 || strncmp(w->sqlstate, "23", 2) == 0;
-    bool killed_its_backend = w->isolate && w->sqlstate[0] == '\0';
-    unsigned attempts = count_attempt(w);
-
-    if (strcmp(batch->suspect_sqlstate, w->sqlstate) != 0)
-        batch->suspect_failures = 0;
-    memcpy(batch->suspect_sqlstate, w->sqlstate, sizeof batch->suspect_sqlstate);
-    batch->suspect_failures++;
-    if (data_error || batch->suspect_failures >= SUSPECT_TRIES)
-        w->isolate = true;
-    w->last_attempt = w->isolate && (killed_its_backend || attempts + 1 >= b->config.max_attempts);
-    log_warning("batch.suspect rows=%zu sqlstate=%s error=\"%s\" next=%s", w->count, w->sqlstate,
-                w->error, w->isolate ? "row-by-row" : "again");
-    pause_batch(batch, data_error ? 0 : backoff_ms(attempts, RETRY_BASE_MS, RETRY_CAP_MS));
-}
-
-/* A commit whose answer was lost may have happened: what conflicts next time is our own. */
-static void mark_replayed(struct batch *batch)
-{
-    for (size_t i = 0; i < batch->write.count; i++)
-        batch->write.rows[i].conversation->replayed = true;
-}
-
-static void on_outcome(struct batch *batch)
-{
-    struct batcher *b = batch->batcher;
-    const struct write_batch *w = &batch->write;
-
-    switch (w->outcome) {
-    case WRITE_DONE:
-        b->failures = 0;
-        set_database(b, DATABASE_UP, "", "");
-        assert(w->count == 0);
-        break;
-    case WRITE_RETRY:
-        set_database(b, DATABASE_UP, w->sqlstate, w->error);
-        retry_batch(batch);
-        break;
-    case WRITE_UNREACHABLE:
-        mark_replayed(batch);
-        if (w->lost_in_flight && ++batch->lost_in_flight >= SUSPECT_TRIES)
-            batch->write.isolate = true; /* a row in it may kill its backend each time */
-        set_database(b, DATABASE_DOWN, w->sqlstate, w->error);
-        pause_batch(batch, backoff_ms(++b->failures, RETRY_BASE_MS, RETRY_CAP_MS));
-        break;
-    case WRITE_SUSPECT:
-        mark_replayed(batch);
-        set_database(b, DATABASE_UP, w->sqlstate, w->error);
-        suspect_batch(batch);
-        break;
-    case WRITE_STOPPED:
-        set_database(b, DATABASE_STOPPED, w->sqlstate, w->error);
-        pause_batch(batch, STOPPED_RETRY_MS);
-        break;
-    }
-    if (w->count == 0)
-        batch_free(batch);
-}
-
 static void on_written(void *owner, struct handoff_job *job)
 {
     struct batcher *b = owner;
@@ -418,10 +100,10 @@ static void on_written(void *owner, struct handoff_job *job)
     if (batch->found.connected)
         b->found = batch->found;
     b->callbacks.on_write(b->owner, batch->duration_ns, batch->write.outcome);
-    settle_rows(batch);
+    batch_settle(batch);
     if (b->callbacks.on_timeline != NULL)
         b->callbacks.on_timeline(b->owner, batch->found.timeline, batch->write.count < rows);
-    on_outcome(batch);
+    batch_take_outcome(batch);
     if (b->closing)
         return;
     if (!answered_before && b->database == DATABASE_UP) {
@@ -488,10 +170,9 @@ static void cut_batches(struct batcher *b)
             return;
         if (count > b->config.batch_size)
             count = b->config.batch_size;
-        batch = batch_new(b, count);
+        batch = batch_cut(b, count);
         if (batch == NULL)
             return; /* memory is short: the timer comes again */
-        fill_batch(batch, count);
         embed_batch(batch);
     }
 }

@@ -1,0 +1,162 @@
+/* What the outcome of a write means for its batch and for the others. Loop.
+ *
+ * The hard thing is to tell a database in trouble from a row that it cannot take: the first costs
+ * nobody anything but time, the second must end in dead_letters and must not hold its neighbours.
+ * A batch that fails twice alike while the database answers goes again row by row. */
+#include "daemon/batcher_private.h"
+
+#include <assert.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "daemon/backoff.h"
+#include "daemon/log.h"
+
+#define RETRY_BASE_MS 100
+#define RETRY_CAP_MS 10000
+#define STOPPED_RETRY_MS 5000 /* trouble that waits for a person */
+#define SUSPECT_TRIES 2       /* failures alike before a batch goes row by row */
+
+const char *database_state_name(enum database_state state)
+{
+    switch (state) {
+    case DATABASE_UNTRIED:
+        return "untried";
+    case DATABASE_UP:
+        return "up";
+    case DATABASE_DOWN:
+        return "down";
+    case DATABASE_STOPPED:
+        return "stopped";
+    }
+    abort();
+}
+
+static void set_database(struct batcher *b, enum database_state state, const char *sqlstate,
+                         const char *error)
+{
+    snprintf(b->last_error, sizeof b->last_error, "%s%s%s", sqlstate, sqlstate[0] ? ": " : "",
+             error);
+    if (state == b->database)
+        return;
+    if (state == DATABASE_UP)
+        log_info("database.up server_version=%d pgvector=%s fsync=%s timeline=%" PRIu32,
+                 b->found.server_version,
+                 b->found.pgvector_version[0] != '\0' ? b->found.pgvector_version : "none",
+                 b->found.fsync_off ? "off" : "on", b->found.timeline);
+    else
+        log_warning("database.%s error=\"%s\" advice=\"%s\"", database_state_name(state),
+                    b->last_error,
+                    state == DATABASE_DOWN ? "conversations are accepted and wait; tried again"
+                                           : "fix schema or permissions; tried again");
+    b->database = state;
+}
+
+static void pause_batch(struct batch *batch, uint64_t delay_ms)
+{
+    batch->state = BATCH_PAUSED;
+    batch->resume_at_ms = uv_now(batch->batcher->loop) + delay_ms;
+}
+
+/* One more failure on the account of each row; the most that one of them has. */
+static unsigned count_attempt(const struct write_batch *w)
+{
+    unsigned attempts = 0;
+
+    for (size_t i = 0; i < w->count; i++)
+        if (++w->rows[i].conversation->attempts > attempts)
+            attempts = w->rows[i].conversation->attempts;
+    return attempts;
+}
+
+/* Passing trouble that a row may cause by itself, every time: a trigger drops it in silence (no
+ * SQLSTATE), or it takes too long or too much memory. Whatever holds others up in the same way
+ * (locks, deadlocks, a full disk, too many connections) waits for ever and condemns nobody. */
+static bool may_be_own_fault(const struct write_batch *w)
+{
+    return w->sqlstate[0] == '\0' || strcmp(w->sqlstate, "57014") == 0 ||
+           strcmp(w->sqlstate, "53200") == 0;
+}
+
+/* Such trouble batch.max_attempts times: row by row, and those that fail again are set aside. */
+static void retry_batch(struct batch *batch)
+{
+    struct batcher *b = batch->batcher;
+    struct write_batch *w = &batch->write;
+
+    if (may_be_own_fault(w) && count_attempt(w) + 1 >= b->config.max_attempts) {
+        if (!w->last_attempt)
+            log_warning("batch.last_attempt rows=%zu sqlstate=%s error=\"%s\"", w->count,
+                        w->sqlstate, w->error);
+        w->isolate = w->last_attempt = true;
+    }
+    pause_batch(batch, backoff_ms(++b->failures, RETRY_BASE_MS, RETRY_CAP_MS));
+}
+
+/* The batch may hold a row that the server cannot take. Twice the same answer, and it goes row by
+ * row. A row that was alone when its backend died has one more chance and no more: each death
+ * restarts the whole server. */
+static void suspect_batch(struct batch *batch)
+{
+    const struct batcher *b = batch->batcher;
+    struct write_batch *w = &batch->write;
+    bool data_error = strncmp(w->sqlstate, "22", 2) == 0 || strncmp(w->sqlstate, "23", 2) == 0;
+    bool killed_its_backend = w->isolate && w->sqlstate[0] == '\0';
+    unsigned attempts = count_attempt(w);
+
+    if (strcmp(batch->suspect_sqlstate, w->sqlstate) != 0)
+        batch->suspect_failures = 0;
+    memcpy(batch->suspect_sqlstate, w->sqlstate, sizeof batch->suspect_sqlstate);
+    batch->suspect_failures++;
+    if (data_error || batch->suspect_failures >= SUSPECT_TRIES)
+        w->isolate = true;
+    w->last_attempt = w->isolate && (killed_its_backend || attempts + 1 >= b->config.max_attempts);
+    log_warning("batch.suspect rows=%zu sqlstate=%s error=\"%s\" next=%s", w->count, w->sqlstate,
+                w->error, w->isolate ? "row-by-row" : "again");
+    pause_batch(batch, data_error ? 0 : backoff_ms(attempts, RETRY_BASE_MS, RETRY_CAP_MS));
+}
+
+/* A commit whose answer was lost may have happened: what conflicts next time is our own. */
+static void mark_replayed(struct batch *batch)
+{
+    for (size_t i = 0; i < batch->write.count; i++)
+        batch->write.rows[i].conversation->replayed = true;
+}
+
+void batch_take_outcome(struct batch *batch)
+{
+    struct batcher *b = batch->batcher;
+    const struct write_batch *w = &batch->write;
+
+    switch (w->outcome) {
+    case WRITE_DONE:
+        b->failures = 0;
+        set_database(b, DATABASE_UP, "", "");
+        assert(w->count == 0);
+        break;
+    case WRITE_RETRY:
+        set_database(b, DATABASE_UP, w->sqlstate, w->error);
+        retry_batch(batch);
+        break;
+    case WRITE_UNREACHABLE:
+        mark_replayed(batch);
+        if (w->lost_in_flight && ++batch->lost_in_flight >= SUSPECT_TRIES)
+            batch->write.isolate = true; /* a row in it may kill its backend each time */
+        set_database(b, DATABASE_DOWN, w->sqlstate, w->error);
+        pause_batch(batch, backoff_ms(++b->failures, RETRY_BASE_MS, RETRY_CAP_MS));
+        break;
+    case WRITE_SUSPECT:
+        mark_replayed(batch);
+        set_database(b, DATABASE_UP, w->sqlstate, w->error);
+        suspect_batch(batch);
+        break;
+    case WRITE_STOPPED:
+        set_database(b, DATABASE_STOPPED, w->sqlstate, w->error);
+        pause_batch(batch, STOPPED_RETRY_MS);
+        break;
+    }
+    if (w->count == 0)
+        batch_free(batch);
+}
