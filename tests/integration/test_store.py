@@ -365,13 +365,17 @@ class Many(Scenario):
                          {"queue__max_queue_bytes": "1MiB", "listen__max_message_bytes": "512KiB"}):
             with self.subTest(**settings):
                 pg = self.shared_postgres()
-                d = self.daemon(pg, name="d" + "".join(settings)[:12], **settings, **PATIENT)
-                with d.client() as client:
-                    ids = [client.request("store", conversation(transcript="x" * 20000))["id"]
-                           for _ in range(150)]
-                stats = d.stats()
-                self.assertEqual(stats["queued"] + stats["processing"], 150)
-                self.assertGreaterEqual(stats["journal"]["waiting_on_disk"], 90)
+                d = self.daemon(pg, name="d" + "".join(settings)[:12], batch__batch_timeout_ms=10, **settings)
+                with d.client() as client, pg.connect() as other:
+                    ids = [client.request("store", conversation(), {"wait": "stored"})["id"]]
+                    other.autocommit = False
+                    other.cursor().execute("lock table convstore.conversations")
+                    ids += [client.request("store", conversation(transcript="x" * 20000))["id"]
+                            for _ in range(150)]
+                    stats = d.stats()
+                    self.assertEqual(stats["queued"] + stats["processing"], 150)
+                    self.assertGreaterEqual(stats["journal"]["waiting_on_disk"], 90)
+                    other.rollback()
                 d.flush()
                 rows = {row[0] for row in pg.sql("select id::text from convstore.conversations")}
                 self.assertEqual(rows, set(ids))
