@@ -14,6 +14,9 @@ int command_paced(const struct options *o, json_t *report);
 int command_batch(const struct options *o, json_t *report);
 int command_saturate(const struct options *o, json_t *report); /* open, too */
 
+/* commands_reads.c */
+int command_reads(const struct options *o, json_t *report);
+
 /* peer_raw.c, peer_pg_insert.c, peer_pg_copy.c */
 int command_raw(const struct options *o, json_t *report);
 int command_pg_insert(const struct options *o, json_t *report);

@@ -10,9 +10,11 @@ static const struct {
     const char *name;
     int (*run)(const struct options *o, json_t *report);
 } commands[] = {
-    {"single", command_single}, {"concurrent", command_concurrent}, {"paced", command_paced},
-    {"batch", command_batch},   {"saturate", command_saturate},     {"open", command_saturate},
-    {"raw", command_raw},       {"pg-insert", command_pg_insert},   {"pg-copy", command_pg_copy},
+    {"single", command_single},       {"concurrent", command_concurrent},
+    {"paced", command_paced},         {"batch", command_batch},
+    {"saturate", command_saturate},   {"open", command_saturate},
+    {"reads", command_reads},         {"raw", command_raw},
+    {"pg-insert", command_pg_insert}, {"pg-copy", command_pg_copy},
 };
 
 int main(int argc, char **argv)

@@ -26,6 +26,7 @@ static const char help[] =
     "  batch        store_many by batch size, each waiting for its rows\n"
     "  saturate     closed loop: a new message when an answer came\n"
     "  open         open loop: --rate messages a second, latency from the intended start\n"
+    "  reads        get, recent list, a user's search by words and by vector, one at a time\n"
     "  raw          overwrite + fdatasync of the same bytes in --dir\n"
     "  pg-insert    autocommit INSERTs over --connections to --conninfo, convstored's tables\n"
     "  pg-copy      binary COPY in batches of 500, --clients at once\n"
@@ -96,9 +97,10 @@ static const struct {
     uint64_t count;
     double seconds, rate;
 } defaults[] = {
-    {"single", 1, 1, 0, 10, 0}, {"concurrent", 100, 1, 20, 60, 0}, {"paced", 10, 64, 1000, 60, 0},
-    {"batch", 1, 1, 0, 3, 0},   {"saturate", 100, 1, 0, 30, 0},    {"open", 100, 64, 0, 30, 1000},
-    {"raw", 1, 1, 0, 10, 0},    {"pg-insert", 100, 1, 0, 30, 0},   {"pg-copy", 1, 1, 0, 30, 0},
+    {"single", 1, 1, 0, 10, 0},  {"concurrent", 100, 1, 20, 60, 0}, {"paced", 10, 64, 1000, 60, 0},
+    {"batch", 1, 1, 0, 3, 0},    {"saturate", 100, 1, 0, 30, 0},    {"open", 100, 64, 0, 30, 1000},
+    {"reads", 1, 1, 0, 20, 0},   {"raw", 1, 1, 0, 10, 0},           {"pg-insert", 100, 1, 0, 30, 0},
+    {"pg-copy", 1, 1, 0, 30, 0},
 };
 
 static int set_defaults(struct options *o, const char *command)

@@ -97,6 +97,19 @@ class Bench(Scenario):
         self.assertGreaterEqual(concurrent["all_acked_us"]["max"],
                                 concurrent["latency_us"]["p50"])
 
+    def test_reads(self):
+        """Goal of this test: reads asks all it says of what is stored, and says so where nothing is."""
+        postgres = self.postgres()
+        daemon = self.daemon(postgres)
+        self.assertIn("no conversations", self.bench(daemon, "reads", status=1).stderr)
+        self.results(daemon, "single", "--count", 300, "--drain", scaled(60))
+        results = self.results(daemon, "reads", "--seconds", 0.8)
+        self.assertEqual([r["name"] for r in results],
+                         ["get", "recent list", "search by words", "search by vector"])
+        for result in results:
+            self.assertGreater(result["latency_us"]["count"], 1)
+            self.assertGreater(result["per_second"], 1)
+
     def test_refusals_are_counted_and_not_acked(self):
         """Goal of this test: what a full journal refuses counts as refused, never as acknowledged,
         and its connection pauses; what was acknowledged is in the daemon's hands."""
