@@ -241,9 +241,8 @@ static struct read *read_new(struct rpc *rpc, struct wire_error *err)
     read->reads = reads;
     read->begun_ns = uv_hrtime();
     read->query.due_ns = read->begun_ns + timeout_ns(reads);
-    read->pgread = (struct pgread){.request = &read->request,
-                                   .model = &server->model,
-                                   .language = server->config->search.language};
+    read->pgread = (struct pgread){
+        .request = &read->request, .model = &server->model, .language = reads->language};
     msgpack_sbuffer_init(&read->pgread.out);
     reads->count++;
     return read;
@@ -431,6 +430,7 @@ int reads_start(struct reads *reads, struct server *server,
     int rc;
 
     reads->server = server;
+    reads->language = server->config->search.language;
     TAILQ_INIT(&reads->waiting);
     rc = uv_timer_init(server->loop, &reads->timer);
     reads->timer.data = reads;

@@ -25,7 +25,8 @@ struct reads {
     /* Makes the vectors of queries: with another prefix than documents have, and not behind them in
      * their queue. NULL: no vectors are made. */
     struct embedding_stage *embedding;
-    struct config config;       /* of that stage at its start: the daemon's, but for a few values */
+    struct config config; /* of that stage at its start: the daemon's, but for a few values */
+    const char *language; /* of the first configuration: a reload cannot take it from a thread */
     TAILQ_HEAD(, read) waiting; /* for their answer, the oldest first */
     unsigned count;             /* all that are not freed */
     uv_timer_t timer;
