@@ -110,6 +110,8 @@ TARGETS = [
     Target("memory, 10,000 connections", ("acks 10000 connections", "server_rss_bytes"),
            at_most=200, unit="MiB", scale=MIB),
     Target("start to accepting, empty", ("start", "seconds"), at_most=50, unit="ms", scale=0.001),
+    Target("ack p99 with a scraper at 10 Hz and top at 5 Hz : without", ("watched", *P99),
+           ("alone", *P99), at_most=1.1, unit="ms", scale=1000.0),
     Target("replay after a crash", ("replay", "mb_per_second"), at_least=500, unit="MB/s"),
 ]
 
