@@ -42,6 +42,7 @@ struct metrics_http {
     uv_poll_t poll;
     uv_timer_t timer;
     struct slot slots[CONNECTIONS_MAX];
+    bool freed; /* a slot, in the latest run */
 };
 
 /* Requests. */
@@ -159,6 +160,7 @@ static void on_connection(void *cls, struct MHD_Connection *connection, void **s
 
     if (what == MHD_CONNECTION_NOTIFY_CLOSED) {
         ((struct slot *)*slot_of)->fd = -1;
+        h->freed = true;
         return;
     }
     while (slot->fd >= 0)
@@ -195,8 +197,11 @@ static void run(struct metrics_http *h)
     uint64_t now_ms = uv_now(h->server->loop), next_ms;
     MHD_UNSIGNED_LONG_LONG wait_ms;
 
+    h->freed = false;
     MHD_run(h->mhd);
     next_ms = end_overdue(h, now_ms);
+    if (h->freed)
+        next_ms = now_ms; /* MHD that was full takes connections again from its next run on only */
     if (MHD_get_timeout(h->mhd, &wait_ms) == MHD_YES && now_ms + wait_ms < next_ms)
         next_ms = now_ms + wait_ms;
     if (next_ms == UINT64_MAX)

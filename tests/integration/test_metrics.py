@@ -1,6 +1,7 @@
 """/metrics and /health: what they say, whom they serve, and that nobody who asks delays anything."""
 import os
 import re
+import signal
 import socket
 import stat
 import subprocess
@@ -142,6 +143,7 @@ class Metrics(Scenario):
         with d.client() as client:
             for n in range(64):
                 client.request("record", f"operation-of-a-service-number-{n}", 1.0, True)
+        d.signal(signal.SIGSTOP)  # so that all are accepted, and end, at the same moment
         silent = [connect(address) for _ in range(CONNECTIONS_MAX - 2)]
         deaf = socket.socket()
         deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -149,6 +151,7 @@ class Metrics(Scenario):
         deaf.connect((host, int(port)))
         deaf.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
         slow = connect(address)
+        d.signal(signal.SIGCONT)
         started, longest, acks = time.monotonic(), 0, 0
         with d.client() as client:
             for letter in b"GET /metrics HTTP/1.1 and so on":
