@@ -62,18 +62,18 @@ class Reload(Reloading):
     def test_what_changed_and_what_needs_a_restart(self):
         """Goal of this test: the answer names what is in force now and what a restart would bring, each
         time anew, in both forms of convstorectl; without a change it says so."""
-        d = self.start({"batch.batch_size": 100})
+        d = self.start({"batch.batch_size": 100, "database.max_connections": 8})
         done = d.ctl("reload", control=True)
         self.assertEqual((done.returncode, done.stdout), (0, "reloaded: nothing has changed\n"), done.stderr)
         self.file.update({"batch.batch_size": 200, "log.level": "debug", "listen.socket_mode": "0600",
-                          "database.max_connections": 5})
+                          "database.max_connections": 9})
         self.write(self.file)
         done = d.ctl("reload", control=True)
         self.assertEqual(done.stdout, "changed: batch.batch_size log.level\n"
                                       "needs a restart: listen.socket_mode database.max_connections\n")
         self.assertIn('config.reloaded changed="batch.batch_size log.level" '
                       'restart="listen.socket_mode database.max_connections"', d.log())
-        self.assertEqual(self.reload(d, database__max_connections=4),
+        self.assertEqual(self.reload(d, database__max_connections=8),
                          {"changed": [], "restart": ["listen.socket_mode"]})
         self.assertEqual(d.ctl("reload", "--json", control=True).stdout,
                          '{"changed":[],"restart":["listen.socket_mode"]}\n')
