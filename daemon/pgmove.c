@@ -19,7 +19,7 @@
 #define SIBLINGS_MAX 4
 
 /* The column to, the column from. pgvector's casts between its types and real[] are those of an
- * assignment. */
+ * assignment. A conversation that is being erased gets no new vector (see pgforget.c). */
 static const char copy_sql[] =
     "INSERT INTO convstore.embeddings"
     " (user_id, conversation_id, model_id, chunk, byte_start, byte_end, made_at, %s)"
@@ -29,6 +29,8 @@ static const char copy_sql[] =
     " AND (v.user_id, v.conversation_id) <= ($3::text, $4::uuid) AND v.model_id = $5::int2"
     " AND NOT EXISTS (SELECT FROM convstore.embeddings n WHERE n.user_id = v.user_id"
     " AND n.conversation_id = v.conversation_id AND n.model_id = $6::int2)"
+    " AND EXISTS (SELECT FROM convstore.conversations c WHERE c.user_id = v.user_id"
+    " AND c.id = v.conversation_id)"
     " ON CONFLICT DO NOTHING";
 static const char remove_sql[] =
     "DELETE FROM convstore.embeddings v"
