@@ -70,7 +70,7 @@ class Forget(Scenario):
     def test_what_waits_in_memory_and_on_disk(self):
         """Goal of this test: what waits for the database, in memory and in the journal only, is never
         seen as a row after forget was answered; those who wait for it are answered; all else comes."""
-        d = self.daemon(self.pg, queue__max_queue_size=20)
+        d = self.daemon(self.pg, queue__max_queue_size=20, batch__batch_size=20)
         self.pg.stop()
         self.addCleanup(lambda: self.pg.start())
         users = [("ann", "bob")[n % 2] for n in range(200)]
