@@ -74,7 +74,7 @@ const struct config_key config_keys[] = {
     NUMBER(embedding, timeout_ms, "30000", 100, DAY_MS, LIVE),
     NUMBER(embedding, deadline_ms, "500", 1, DAY_MS, LIVE),
     NUMBER(embedding, max_in_flight, "2", 1, 64),
-    NUMBER(embedding, request_inputs, "500", 1, 2048, LIVE),
+    NUMBER(embedding, request_inputs, "100", 1, 2048, LIVE),
     SIZE(embedding, request_bytes, "1MiB", 1 * KIB, 64 * MIB, LIVE),
     BOOL(embedding, self_test, "true"),
 
