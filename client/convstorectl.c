@@ -274,6 +274,26 @@ int ctl_open(const struct ctl *ctl, bool control, unsigned default_timeout_ms,
     return status;
 }
 
+int ctl_run_plain(struct ctl *ctl, int argc, char **argv, const char *method,
+                  int (*show)(const struct ctl *ctl, const char *json))
+{
+    const char *json;
+    struct convstore *c;
+    int status, code;
+
+    while (ctl_getopt(ctl, argc, argv, NULL) != -1) {
+    }
+    status = ctl_no_arguments(ctl, argc, argv);
+    if (status == CTL_OK)
+        status = ctl_open(ctl, true, CONVSTORE_DEFAULT_TIMEOUT_MS, &c);
+    if (status != CTL_OK)
+        return status;
+    code = convstore_call(c, method, NULL, 0, &json);
+    status = code == 0 ? show(ctl, json) : ctl_failed(c, code);
+    convstore_close(c);
+    return status;
+}
+
 /* ---- main ---- */
 
 static const struct ctl_command *find_command(const char *name)

@@ -86,6 +86,12 @@ int ctl_open(const struct ctl *ctl, bool control, unsigned default_timeout_ms,
 int ctl_open_later(const struct ctl *ctl, bool control, unsigned default_timeout_ms,
                    struct convstore **ret);
 
+/* A whole command without options of its own: calls method, without parameters, on the control
+ * socket, and shows what it returns. Returns the exit code, which is show's where that is called.
+ */
+int ctl_run_plain(struct ctl *ctl, int argc, char **argv, const char *method,
+                  int (*show)(const struct ctl *ctl, const char *json));
+
 unsigned ctl_timeout_ms(const struct ctl *ctl, unsigned default_ms);
 
 /* ---- convstorectl_print.c ---- */

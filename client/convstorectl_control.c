@@ -112,19 +112,5 @@ static int show_reload(const struct ctl *ctl, const char *json)
 
 int ctl_run_reload(struct ctl *ctl, int argc, char **argv)
 {
-    const char *json;
-    struct convstore *c;
-    int status, code;
-
-    while (ctl_getopt(ctl, argc, argv, NULL) != -1) {
-    }
-    status = ctl_no_arguments(ctl, argc, argv);
-    if (status == CTL_OK)
-        status = ctl_open(ctl, true, CONVSTORE_DEFAULT_TIMEOUT_MS, &c);
-    if (status != CTL_OK)
-        return status;
-    code = convstore_call(c, "reload", NULL, 0, &json);
-    status = code == 0 ? show_reload(ctl, json) : ctl_failed(c, code);
-    convstore_close(c);
-    return status;
+    return ctl_run_plain(ctl, argc, argv, "reload", show_reload);
 }

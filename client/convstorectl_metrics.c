@@ -33,19 +33,5 @@ static int show(const struct ctl *ctl, const char *json)
 
 int ctl_run_metrics(struct ctl *ctl, int argc, char **argv)
 {
-    const char *json;
-    struct convstore *c;
-    int status, code;
-
-    while (ctl_getopt(ctl, argc, argv, NULL) != -1) {
-    }
-    status = ctl_no_arguments(ctl, argc, argv);
-    if (status == CTL_OK)
-        status = ctl_open(ctl, true, CONVSTORE_DEFAULT_TIMEOUT_MS, &c);
-    if (status != CTL_OK)
-        return status;
-    code = convstore_call(c, "metrics", NULL, 0, &json);
-    status = code == 0 ? show(ctl, json) : ctl_failed(c, code);
-    convstore_close(c);
-    return status;
+    return ctl_run_plain(ctl, argc, argv, "metrics", show);
 }
