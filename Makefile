@@ -45,7 +45,7 @@ ARCHIVES := $(BUILD)/libsupport.a $(BUILD)/libbench.a $(BUILD)/libctl.a $(BUILD)
   $(BUILD)/libconvstore.a $(BUILD)/libproto.a
 PROGRAMS := $(BUILD)/convstored $(BUILD)/convstorectl $(BUILD)/libconvstore.so
 
-.PHONY: all build programs check deps run test bench fmt lint asan tsan fuzz install uninstall clean help \
+.PHONY: all build programs check deps run test bench fmt lint asan tsan fuzz install uninstall deb clean help \
   campaign-power campaign-kill campaign-points campaign-outage campaign-pg
 # A fresh machine has no pkg-config before deps has run: what needs it is a make of its own.
 all: deps
@@ -65,6 +65,7 @@ help:
 	@echo "              named point; PostgreSQL away for a million conversations"
 	@echo "make campaign-pg  2,500 faults of PostgreSQL under load, PgBouncer too (make test: 250)"
 	@echo "make install uninstall  to PREFIX (/usr/local) below DESTDIR; units, configuration and all"
+	@echo "make deb      Debian packages, in build/deb: convstored, convstorectl, libconvstore1 and -dev"
 	@echo "make deps     install what is missing; all, clean; V=1 shows each command"
 
 deps:
@@ -186,6 +187,17 @@ uninstall:
 	  while read -r file; do rm -f "$(DESTDIR)/$$file"; done
 	rm -rf $(DESTDIR)$(PREFIX)/share/doc/convstore
 	rm -rf $(BUILD)/uninstall
+
+# From a copy of the sources, since dpkg-buildpackage writes beside and into them. What this make says to
+# its children is not for the one inside.
+DEB := $(BUILD)/deb
+deb:
+	rm -rf $(DEB)
+	mkdir -p $(DEB)/convstore
+	git ls-files -z | xargs -0 cp --parents -t $(DEB)/convstore
+	cp -r systemd/debian $(DEB)/convstore/debian
+	cd $(DEB)/convstore && env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL -u BUILD dpkg-buildpackage -us -uc -b -j$(JOBS)
+	@echo "the packages:" $(DEB)/*.deb
 
 # The journal through 10 million simulated losses of power; a failure prints the seed that replays it.
 campaign-power: $(BUILD)/campaign/power

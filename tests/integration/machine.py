@@ -33,6 +33,7 @@ class Machine:
         self.root = self.directory / "root"
         self.name = self.directory.name.replace("_", "-")
         self.process, self.leader = None, None
+        self.usr = ["--bind-ro=/usr"]
         self.make_root()
         self.install()
 
@@ -86,7 +87,7 @@ class Machine:
     def boot(self, *binds):
         """Boots; binds: "HERE:THERE" directories."""
         command = ["systemd-nspawn", "--quiet", f"--directory={self.root}", f"--machine={self.name}",
-                   "--register=no", "--keep-unit", "--private-network", "--console=pipe", "--bind-ro=/usr",
+                   "--register=no", "--keep-unit", "--private-network", "--console=pipe", *self.usr,
                    f"--bind-ro={self.directory}/stage/usr/local:/usr/local", *[f"--bind={b}" for b in binds],
                    "--boot", "systemd.unit=testhost.target",
                    f"test.directory={self.directory}"]  # by which harness.clean_up() finds it
