@@ -196,7 +196,8 @@ deb:
 	mkdir -p $(DEB)/convstore
 	git ls-files -z | xargs -0 cp --parents -t $(DEB)/convstore
 	cp -r systemd/debian $(DEB)/convstore/debian
-	cd $(DEB)/convstore && env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL -u BUILD dpkg-buildpackage -us -uc -b -j$(JOBS)
+	cd $(DEB)/convstore && env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL -u BUILD \
+	  dpkg-buildpackage -us -uc -b -j$(JOBS)
 	@echo "the packages:" $(DEB)/*.deb
 
 # The journal through 10 million simulated losses of power; a failure prints the seed that replays it.
@@ -215,4 +216,4 @@ campaign-pg: build
 clean:
 	rm -rf $(BUILD)
 
--include $(shell find $(BUILD) -type f -name '*.d' 2>/dev/null)
+-include $(shell find $(BUILD) -path $(DEB) -prune -o -type f -name '*.d' -print 2>/dev/null)
