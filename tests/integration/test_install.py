@@ -101,7 +101,9 @@ class Install(Scenario):
                                 PKG_CONFIG_SYSROOT_DIR=str(root))
         ask = lambda *words: run("pkg-config", *words, "convstore", env=env).split()
         version = ask("--modversion")[0]
-        sanitizers = ["-fsanitize=address,undefined"] if b"__asan_init" in (BUILD / "convstored").read_bytes() else []
+        binary = (BUILD / "convstored").read_bytes()
+        sanitizers = [f"-fsanitize={name}" for sign, name in
+                      ((b"__asan_init", "address,undefined"), (b"__tsan_init", "thread")) if sign in binary]
         compiler = "clang" if sanitizers else "cc"
         run(compiler, source, *sanitizers, *ask("--cflags", "--libs"), "-o", self.directory / "shared")
         self.assertEqual(run(self.directory / "shared", env=clean_environment(
