@@ -1,10 +1,10 @@
 """The Debian packages: made, checked by lintian, and installed, upgraded and removed with dpkg on a
 machine with a real systemd whose /usr and package database lie over this machine's (overlayfs)."""
 import os
-import pathlib
 import re
 import shutil
 import subprocess
+import tempfile
 import unittest
 import uuid
 
@@ -63,7 +63,16 @@ int main(void)
 def why_not():
     if shutil.which("dh") is None or shutil.which("dpkg-buildpackage") is None:
         return "debhelper is not installed"
-    return Machine.why_not()
+    return Machine.why_not() or ("" if can_overlay() else "no overlayfs where temporary files are")
+
+
+def can_overlay():
+    with tempfile.TemporaryDirectory() as home:
+        for name in ("upper", "work", "merged"):
+            os.mkdir(f"{home}/{name}")
+        options = f"lowerdir=/usr,upperdir={home}/upper,workdir={home}/work"
+        return subprocess.run(["unshare", "--mount", "mount", "-t", "overlay", "-o", options, "overlay",
+                               f"{home}/merged"], stderr=subprocess.DEVNULL, check=False).returncode == 0
 
 
 class PackageMachine(Machine):
