@@ -102,7 +102,7 @@ struct config {
         char *level;
         char *format; /* "text" or "json" */
     } log;
-    atomic_uint references; /* 0: not counted, whoever made it keeps it alive */
+    atomic_uint references; /* last; 0: not counted, whoever made it keeps it alive */
 };
 
 struct config_source {

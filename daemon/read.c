@@ -395,8 +395,8 @@ static int start_embedding(struct reads *reads)
     if (model.dimension == 0)
         return 0;
     model.prefix = embedding_model_query_prefix(server->config);
-    reads->config = *server->config;
-    reads->config.references = 0; /* of the original */
+    /* All but its count, which embed workers may change at this moment. */
+    memcpy(&reads->config, server->config, offsetof(struct config, references));
     reads->config.embedding.max_in_flight = 1;
     reads->config.embedding.self_test = false;
     reads->config.cache.file = no_file;
