@@ -12,9 +12,8 @@
 #define LOOKS_PER_SECOND 2u
 #define OVERLOADED_LOOKS 2 /* before a pace: the first after a pause tells little */
 #define PACED_LOOKS (60 * LOOKS_PER_SECOND)
-/* Of what was stored under the overload, which is itself less than the writers can do alone: about
- * half of that is left. */
-#define PACE_PERCENT 65
+/* Of what was stored under the overload: a little over half of what the writers can do. */
+#define PACE_PERCENT 55
 
 uint64_t precedence_pace(struct precedence *p, uint64_t accepted, uint64_t slow, uint64_t completed)
 {

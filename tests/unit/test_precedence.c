@@ -28,9 +28,9 @@ static void test_overload_has_its_pace(void **state)
 
     (void)state;
     assert_int_equal(0, look(&l, 20000, 50, 14000));
-    assert_int_equal(18200, look(&l, 20000, 50, 14000));
+    assert_int_equal(15400, look(&l, 20000, 50, 14000));
     for (int i = 0; i < 50; i++)
-        assert_int_equal(18200, look(&l, 50000, 5, 9000));
+        assert_int_equal(15400, look(&l, 50000, 5, 9000));
 }
 
 static void test_what_writers_keep_up_with_is_no_overload(void **state)
@@ -66,8 +66,8 @@ static void test_the_pace_ends_when_writers_could_keep_up(void **state)
 
     (void)state;
     assert_int_equal(0, look(&l, 20000, 50, 14000));
-    assert_int_equal(18200, look(&l, 20000, 50, 14000));
-    assert_int_equal(18200, look(&l, 15000, 5, 9000));
+    assert_int_equal(15400, look(&l, 20000, 50, 14000));
+    assert_int_equal(15400, look(&l, 15000, 5, 9000));
     assert_int_equal(0, look(&l, 13000, 5, 9000));
 }
 
