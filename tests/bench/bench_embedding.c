@@ -290,7 +290,7 @@ int main(int argc, char **argv)
     static const struct option options[] = {{"json", no_argument, NULL, 'j'},
                                             {"seconds", required_argument, NULL, 's'},
                                             {NULL, 0, NULL, 0}};
-    static const unsigned sizes[] = {32, ORDER_TEXTS};
+    static const unsigned sizes[] = {32, 100, ORDER_TEXTS}; /* 100: the default */
     double seconds = 5;
     int option;
 
