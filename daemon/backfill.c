@@ -6,7 +6,8 @@
  * meet in the stage's queue, where this module never has more than one window, so that a backlog of
  * millions delays a live text by one request at most, and a steady stream of live texts does not
  * keep the backlog from draining. The oldest come first. While the embedder is known to be down
- * nothing is claimed, so that attempts count what the rows themselves did.
+ * nothing is claimed, and what was claimed is given back, so that attempts count what the rows
+ * themselves did.
  *
  * A vector that came too late for its batch needs no care of its own: it is in the cache, and its
  * row is the next one here.
@@ -266,7 +267,7 @@ static void begin_window(struct backfill *b)
         return;
     }
     b->end = backfill_window_end(&b->load, b->first, b->source);
-    if (b->stopping ||
+    if (b->stopping || !embedding_stage_is_ready(b->stage) ||
         embedding_set_init(&b->set, b->source, b->load.rows + b->first, b->end - b->first) != 0) {
         give_back(b);
         return;

@@ -43,14 +43,15 @@ size_t backfill_window_end(const struct backfill_load *load, size_t first,
     return end;
 }
 
-/* When to try a row again that failed for the attempts-th time. Half of it is chance, so that texts
- * that failed together do not all come back together with the one that made them fail. */
-static int32_t later_ms(int error, int32_t attempts)
+/* When to try a row again that failed for the attempts-th time, alone: what failed in company is
+ * soon tried in a smaller one. Half of it is chance, so that texts that failed together do not all
+ * come back together with the one that made them fail. */
+static int32_t later_ms(int error, int32_t attempts, bool alone)
 {
     int64_t ms = AGAIN_BASE_MS, cap = REFUSED_CAP_MS;
 
     if (error == -EAGAIN || error == -ETIMEDOUT)
-        cap = error == -EAGAIN ? AGAIN_CAP_MS : SLOW_CAP_MS;
+        cap = alone ? error == -EAGAIN ? AGAIN_CAP_MS : SLOW_CAP_MS : AGAIN_BASE_MS;
     for (int32_t i = 0; i < attempts && ms < cap; i++)
         ms *= error == -EAGAIN ? 2 : 3;
     if (ms > cap)
@@ -82,12 +83,12 @@ void backfill_judge(struct backfill_claim *claim, int error, size_t window_rows)
     if (claim->done)
         return;
     claim->error = reason_of(error);
-    claim->later_ms = later_ms(error, claim->attempts);
+    claim->later_ms = later_ms(error, claim->attempts, window_rows == 1);
 }
 
 void backfill_refused(struct backfill_claim *claim)
 {
     claim->done = false;
     claim->error = "the database refuses the vector";
-    claim->later_ms = later_ms(-EINVAL, claim->attempts);
+    claim->later_ms = later_ms(-EINVAL, claim->attempts, true);
 }

@@ -128,6 +128,8 @@ void endpoint_settle(struct endpoint *endpoint, enum breaker_event event, int re
     endpoint->in_flight--;
     endpoint->requests++;
     endpoint->failures += event != BREAKER_ANSWERED;
+    if (event == BREAKER_ANSWERED)
+        endpoint->answered_ms = now_ms;
     if (error[0] != '\0')
         snprintf(endpoint->last_error, sizeof endpoint->last_error, "%s", error);
     breaker_settle(&endpoint->breaker, event, retry_after_ms, begun_ms, now_ms);

@@ -16,6 +16,7 @@ struct endpoint {
     unsigned in_flight;
     size_t inputs_max;           /* in a request, after one that took too long; 0: as configured */
     uint64_t requests, failures; /* that came back; of them, without an answer */
+    uint64_t answered_ms;        /* when it last answered; 0: never */
     struct embedding_selftest selftest;
     bool selftest_under_way;
     char last_error[256];

@@ -9,8 +9,8 @@
  *
  * The hard thing is a request that hangs. Is it the server, too many texts, or one of them? The
  * next requests are smaller, which helps in the second case; a text that hangs alone, or with those
- * that it was put apart with, is not asked for again, and is blamed where the server has answered
- * before. */
+ * that it was put apart with, is not asked for again, and is blamed where the server was
+ * seen to answer lately: in a quiet hour nothing else would ever tell the two apart. */
 #include <assert.h>
 #include <errno.h>
 #include <stdio.h>
@@ -20,6 +20,7 @@
 #include "daemon/embedding_stage_internal.h"
 
 #define BUILTIN_THREADS_MAX 2 /* they compete with the loop for the processor */
+#define LATELY_MS 600000
 
 static void settle_flight(struct embedding_stage *s, struct flight *flight, struct vector *vector,
                           int error)
@@ -138,6 +139,13 @@ static void update_state(struct embedding_stage *s, const char *error)
                           state == EMBEDDING_OK ? "" : s->stats.last_error);
 }
 
+/* Whether it fails for the first time, or has answered lately. */
+static bool is_well(const struct endpoint *endpoint, uint64_t now_ms)
+{
+    return endpoint->breaker.failures == 0 ||
+           (endpoint->answered_ms != 0 && now_ms - endpoint->answered_ms < LATELY_MS);
+}
+
 /* Whether a text that hung need not be asked for again: whose fault it is will not be known better.
  */
 static bool is_at_its_end(const struct embed_job *job)
@@ -150,7 +158,7 @@ static bool is_at_its_end(const struct embed_job *job)
 static size_t settle_job(struct embedding_stage *s, struct embed_job *job)
 {
     const struct embed_request *request = &job->request;
-    bool server_is_well = s->endpoints.list[job->endpoint].breaker.failures == 0;
+    bool server_is_well = is_well(&s->endpoints.list[job->endpoint], uv_now(s->timer.loop));
     bool at_its_end = is_at_its_end(job);
     size_t unanswered = 0, left = 0;
 

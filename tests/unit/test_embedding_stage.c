@@ -548,8 +548,26 @@ static void test_texts_that_go_apart(void **state)
     assert_int_equal(fake.largest, 2);
     want_apart(&f, &again, "hang", NULL);
     run_until(&f, &again.done);
-    check_empty(&again, -EAGAIN); /* nothing was answered since: it may be the server's fault */
+    check_empty(&again, -ETIMEDOUT); /* it answered lately */
     assert_int_equal(fake.requests, 4);
+    stop(&f);
+}
+
+/* A server that has failed before and answered nothing may be at fault itself. */
+static void test_a_server_that_never_answered(void **state)
+{
+    struct fixture f;
+    struct wish first, second;
+
+    (void)state;
+    prepare(&f);
+    start(&f);
+    want_apart(&f, &first, "hang", NULL);
+    run_until(&f, &first.done);
+    check_empty(&first, -ETIMEDOUT);
+    want_apart(&f, &second, "hang", NULL);
+    run_until(&f, &second.done);
+    check_empty(&second, -EAGAIN);
     stop(&f);
 }
 
@@ -859,6 +877,7 @@ int main(void)
         cmocka_unit_test(test_several_servers),
         cmocka_unit_test(test_a_repeated_crash_is_sought),
         cmocka_unit_test(test_texts_that_go_apart),
+        cmocka_unit_test(test_a_server_that_never_answered),
         cmocka_unit_test(test_requests_that_hang_get_smaller),
         cmocka_unit_test(test_an_input_of_its_own_error),
         cmocka_unit_test(test_requests_fill_up_behind_a_slow_one),
