@@ -1,7 +1,8 @@
-/* Parameters in PostgreSQL's binary format. Everything in it is big-endian.
+/* Values in PostgreSQL's binary format. Everything in it is big-endian.
  *
  * An array is: dimensions, a has-nulls flag, the element type, then length and lower bound of each
- * dimension, then the elements, each with its length (-1 for NULL).
+ * dimension, then the elements, each with its length (-1 for NULL). A row of COPY is the number of
+ * its fields, then the fields, each like an element.
  */
 #include "daemon/pgencode.h"
 
@@ -68,15 +69,42 @@ static void open_param(struct pgparams *p)
     p->start[p->count++] = p->len;
 }
 
-void pgparams_int2(struct pgparams *p, int16_t value)
+static void put(struct pgparams *p, const void *data, size_t len)
+{
+    uint8_t *at = reserve(p, len);
+
+    if (at != NULL)
+        memcpy(at, data, len);
+}
+
+static void put_int2(struct pgparams *p, int16_t value)
 {
     uint16_t big = htobe16((uint16_t)value);
-    uint8_t *at;
 
+    put(p, &big, sizeof big);
+}
+
+void pgparams_int2(struct pgparams *p, int16_t value)
+{
     open_param(p);
-    at = reserve(p, sizeof big);
-    if (at != NULL)
-        memcpy(at, &big, sizeof big);
+    put_int2(p, value);
+}
+
+void pgparams_copy_begin(struct pgparams *p)
+{
+    static const char head[19] = "PGCOPY\n\377\r\n\0\0\0\0\0\0\0\0"; /* no flags, no extension */
+
+    put(p, head, sizeof head);
+}
+
+void pgparams_copy_row(struct pgparams *p, int16_t fields)
+{
+    put_int2(p, fields);
+}
+
+void pgparams_copy_end(struct pgparams *p)
+{
+    put_int2(p, -1);
 }
 
 void pgparams_array(struct pgparams *p, Oid element, size_t count)
@@ -140,6 +168,13 @@ void pgparams_add_jsonb(struct pgparams *p, struct slice json)
         return;
     at[0] = 1; /* jsonb's version */
     memcpy(at + 1, json.data, json.len);
+}
+
+void pgparams_add_int2(struct pgparams *p, int16_t value)
+{
+    uint16_t big = htobe16((uint16_t)value);
+
+    pgparams_add(p, &big, sizeof big);
 }
 
 void pgparams_add_int4(struct pgparams *p, int32_t value)

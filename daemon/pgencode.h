@@ -1,5 +1,6 @@
-/* Parameters of a prepared statement in PostgreSQL's binary format: scalars and one-dimensional
- * arrays, built one after another in a single buffer that is used again and again. Pure. */
+/* Values in PostgreSQL's binary format, built one after another in a single buffer that is used
+ * again and again: the parameters of a prepared statement (scalars and one-dimensional arrays), or
+ * the rows of a binary COPY. Pure. */
 #ifndef DAEMON_PGENCODE_H
 #define DAEMON_PGENCODE_H
 
@@ -38,10 +39,16 @@ void pgparams_reset(struct pgparams *p); /* forgets the parameters, keeps the bu
 void pgparams_int2(struct pgparams *p, int16_t value);
 void pgparams_array(struct pgparams *p, Oid element, size_t count);
 
-/* One element of the array that is open. */
+/* COPY's header, and the head of the next row. */
+void pgparams_copy_begin(struct pgparams *p);
+void pgparams_copy_row(struct pgparams *p, int16_t fields);
+void pgparams_copy_end(struct pgparams *p);
+
+/* One element of the array, or field of the row, that is open. */
 void pgparams_add(struct pgparams *p, const void *data, size_t len); /* text, bytea, uuid */
 void pgparams_add_text(struct pgparams *p, struct slice text);       /* data NULL: SQL NULL */
 void pgparams_add_jsonb(struct pgparams *p, struct slice json);      /* data NULL: SQL NULL */
+void pgparams_add_int2(struct pgparams *p, int16_t value);
 void pgparams_add_int4(struct pgparams *p, int32_t value);
 void pgparams_add_int8(struct pgparams *p, int64_t value);
 void pgparams_add_time(struct pgparams *p, int64_t us); /* microseconds since 1970 */

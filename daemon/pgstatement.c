@@ -273,11 +273,18 @@ static void add_vector_columns(struct pgparams *p, const struct write_batch *bat
         pgparams_add_int4(p, (int32_t)v[i].byte_end);
 }
 
+void pgstatement_add_vector(struct pgparams *p, const float *values,
+                            const struct schema_vectors *how, uint32_t dimension)
+{
+    if (strcmp(how->storage, "halfvec") == 0)
+        pgparams_add_halfvec(p, values, dimension);
+    else
+        pgparams_add_vector(p, values, dimension);
+}
+
 static void add_values(struct pgparams *p, const struct write_vector *v, size_t count,
                        const struct schema_vectors *how, uint32_t dimension)
 {
-    bool half = strcmp(how->storage, "halfvec") == 0;
-
     if (!is_pgvector(how)) {
         pgparams_array(p, PG_FLOAT4, count * dimension);
         for (size_t i = 0; i < count; i++)
@@ -287,10 +294,7 @@ static void add_values(struct pgparams *p, const struct write_vector *v, size_t 
     }
     pgparams_array(p, how->type, count);
     for (size_t i = 0; i < count; i++)
-        if (half)
-            pgparams_add_halfvec(p, v[i].values, dimension);
-        else
-            pgparams_add_vector(p, v[i].values, dimension);
+        pgstatement_add_vector(p, v[i].values, how, dimension);
 }
 
 void pgstatement_vectors(struct pgpipe *pipe, struct pgparams *params,

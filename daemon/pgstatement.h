@@ -45,6 +45,9 @@ void pgstatement_backlog(struct pgpipe *pipe, struct pgparams *params,
 void pgstatement_vectors(struct pgpipe *pipe, struct pgparams *params,
                          const struct write_batch *batch, size_t first, size_t count,
                          int16_t model_id, const struct schema_vectors *how, uint32_t dimension);
+/* One vector as an element or field, as the column wants it. Not for real[]. */
+void pgstatement_add_vector(struct pgparams *p, const float *values,
+                            const struct schema_vectors *how, uint32_t dimension);
 void pgstatement_dead_letters(struct pgpipe *pipe, struct pgparams *params,
                               const struct write_batch *batch, const struct refusal *refusals,
                               size_t count);

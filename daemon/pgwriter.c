@@ -1,4 +1,4 @@
-/* One batch into PostgreSQL in one pipelined transaction. Owns the PGconn; lives on one write
+/* One batch into PostgreSQL in one transaction. Owns the PGconn; lives on one write
  * worker.
  *
  * The hard thing is to say "stored" only of what is. A transaction counts as committed when the
@@ -6,11 +6,13 @@
  * succeeds too, with the tag ROLLBACK. If the connection goes before that answer, nobody knows, and
  * the batch goes again: the primary key makes the second time harmless.
  *
- * The usual batch is one round trip: BEGIN, conversations, vectors, backlog, SYNC, COMMIT, SYNC.
- * The sync before COMMIT ends the skipping that follows an error, so that COMMIT always runs and
- * never leaves a failed transaction behind. A second trip happens only where rows were there
- * already: then their content is compared, and what differs is written as a dead letter.
+ * A large batch of new rows goes by COPY (pgcopy.c); any other is one round trip: BEGIN,
+ * conversations, vectors, backlog, SYNC, COMMIT, SYNC. The sync before COMMIT ends the skipping
+ * that follows an error, so that COMMIT always runs and never leaves a failed transaction behind. A
+ * second trip happens only where rows were there already: then their content is compared, and what
+ * differs is written as a dead letter.
  */
+#include "daemon/pgcopy.h"
 #include "daemon/pgwriter_internal.h"
 
 #include <assert.h>
@@ -306,11 +308,26 @@ int pgwriter_bury(struct pgwriter *w, struct write_batch *batch, struct pg_error
 
 /* A batch */
 
+/* By COPY where that may do, else, or where it does not, as statements. 0 when the server answered
+ * (t tells its error); -1 with *err when the connection was lost. */
+static int send_whole(struct pgwriter *w, struct write_batch *batch, struct transaction *t,
+                      struct pg_error *err)
+{
+    if (pgcopy_fits(w, batch)) {
+        if (pgcopy_run(w, batch, t, err) != 0)
+            return -1;
+        if (t->committed || t->error.fault == PG_FAULT_PASSING)
+            return 0;
+        *t = (struct transaction){.rows = t->rows, .count = t->count};
+    }
+    return pgwriter_run(w, batch, t, 1, err);
+}
+
 static void write_whole(struct pgwriter *w, struct write_batch *batch, struct pg_error *err)
 {
     struct transaction t = {.rows = w->all, .count = batch->count};
 
-    if (pgwriter_run(w, batch, &t, 1, err) != 0) {
+    if (send_whole(w, batch, &t, err) != 0) {
         /* The server's own last words say more than the end of the line. */
         batch->lost_in_flight = !w->farewell && t.error.fault == PG_FAULT_NONE;
         if (t.error.fault != PG_FAULT_NONE)

@@ -20,10 +20,14 @@ struct embedding_model {
     const char *storage; /* "vector" or "halfvec"; "real" is what it becomes without pgvector */
 };
 
+/* Where COPY's round trips cost less than it saves. */
+#define PGWRITER_COPY_ROWS 50
+
 struct pgwriter_config {
     const char *conninfo;
     bool auto_migrate;
     struct embedding_model model;
+    size_t copy_rows; /* new rows from which on a batch goes by COPY; 0: never */
 };
 
 enum row_verdict {

@@ -1,4 +1,4 @@
-/* What pgwriter.c, pgwriter_connect.c and pgisolate.c share. */
+/* What pgwriter.c, pgwriter_connect.c, pgcopy.c and pgisolate.c share. */
 #ifndef DAEMON_PGWRITER_INTERNAL_H
 #define DAEMON_PGWRITER_INTERNAL_H
 
@@ -17,6 +17,8 @@ struct pgwriter {
     int16_t model_id;
     struct pgpipe pipe;
     struct pgparams params;
+    unsigned copy_refusals; /* of COPY, one after another */
+    unsigned copy_rest;     /* batches that go as statements before COPY is tried again */
     bool farewell; /* the server said that it is going: what is lost now is nobody's fault */
 
     /* Of the batch in hand, each with room for all its rows. */

@@ -340,6 +340,7 @@ static struct pgwriter_config writer_config(const struct server *server)
 {
     return (struct pgwriter_config){.conninfo = server->config->database.conninfo,
                                     .auto_migrate = server->config->database.auto_migrate,
+                                    .copy_rows = PGWRITER_COPY_ROWS,
                                     .model = server->model};
 }
 

@@ -278,6 +278,7 @@ int main(int argc, char **argv)
     struct pgwriter_config config = {
         .conninfo = argc > 1 ? argv[1] : "",
         .auto_migrate = true,
+        .copy_rows = PGWRITER_COPY_ROWS,
         .model = {"bench", "random", DIMENSION, "", "transcript", "vector"},
     };
     struct pgwriter *w = pgwriter_new(&config);

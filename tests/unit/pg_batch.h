@@ -37,6 +37,15 @@ static int setup(void **state)
     return ret;
 }
 
+/* The same by COPY, whatever the number of rows. */
+static int setup_copy(void **state)
+{
+    int ret = setup(state);
+
+    config.copy_rows = 1;
+    return ret;
+}
+
 static void clear_rows(void)
 {
     for (size_t i = 0; i < batch.count; i++)

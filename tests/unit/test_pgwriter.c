@@ -404,7 +404,54 @@ static void writes_into_partitions(void **state)
     assert_int_equal(pg_int("SELECT count(*) FROM convstore.embeddings"), 40);
 }
 
-#define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+static void write_new_row(void)
+{
+    static unsigned number = 100;
+
+    clear_rows();
+    add("new", number++, "hello");
+    assert_outcome(WRITE_DONE);
+    assert_verdicts(ROW_STORED);
+}
+
+/* What the rows that are there came by. */
+static void assert_ways(const char *expected)
+{
+    assert_string_equal(pg_text("SELECT string_agg(way, ' ' ORDER BY n) FROM public.ways"),
+                        expected);
+}
+
+static void a_resend_among_new_rows_rests_copy(void **state)
+{
+    (void)state;
+    write_new_row();
+    pg_do("CREATE TABLE public.ways (n serial, way text);"
+          "CREATE FUNCTION public.f() RETURNS trigger LANGUAGE plpgsql AS $f$ BEGIN"
+          " INSERT INTO public.ways (way) VALUES (substring(current_query() from 'COPY|INSERT'));"
+          " RETURN NULL; END $f$;"
+          "CREATE TRIGGER t AFTER INSERT ON convstore.conversations"
+          " FOR EACH STATEMENT EXECUTE FUNCTION public.f()");
+    write_new_row();
+    assert_ways("COPY");
+    add("new", 999, "comes with one that is there already");
+    assert_outcome(WRITE_DONE);
+    assert_int_equal(rows[0].verdict, ROW_DUPLICATE);
+    assert_int_equal(rows[1].verdict, ROW_STORED);
+    for (int i = 0; i < 3; i++)
+        write_new_row();
+    assert_ways("COPY INSERT INSERT INSERT COPY");
+    clear_rows();
+    add("ann", 1, "was tried before");
+    rows[0].conversation->replayed = true;
+    assert_outcome(WRITE_DONE);
+    assert_ways("COPY INSERT INSERT INSERT COPY INSERT");
+}
+
+#define TEST(f)                                                                                    \
+    cmocka_unit_test_setup_teardown(f, setup, teardown),                                           \
+    {                                                                                              \
+#f "_by_copy", f, setup_copy, teardown, NULL                                               \
+    }
 
 int main(void)
 {
@@ -424,6 +471,7 @@ int main(void)
         TEST(a_missing_table_of_vectors_is_named),
         TEST(a_large_batch_is_no_pipeline_deadlock),
         TEST(writes_into_partitions),
+        cmocka_unit_test_setup_teardown(a_resend_among_new_rows_rests_copy, setup_copy, teardown),
     };
 
     return cmocka_run_group_tests(tests, pg_group_setup, pg_group_teardown);
