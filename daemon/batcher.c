@@ -15,6 +15,9 @@
 #include <stddef.h>
 #include <stdlib.h>
 
+/* Under a pace a batch waits no longer for the one before, however few rows a second it says. */
+#define PACED_PAUSE_MAX_MS 1000
+
 static void cut_batches(struct batcher *b);
 static void resume_paused(struct batcher *b);
 
@@ -36,25 +39,33 @@ static void run_write(void *state, struct handoff_job *job)
     batch->duration_ns = uv_hrtime() - started;
 }
 
+static bool is_paced(const struct batcher *b)
+{
+    return b->rows_per_second > 0 && !b->urgent;
+}
+
+/* The next batch waits as long as this one takes by the pace; what the timer was late is made up
+ * for. */
+static void keep_pace(struct batcher *b, size_t count)
+{
+    uint64_t now = uv_now(b->loop), pause_ms = count * 1000 / b->rows_per_second;
+
+    if (pause_ms > PACED_PAUSE_MAX_MS)
+        pause_ms = PACED_PAUSE_MAX_MS;
+    if (b->next_write_ms + pause_ms < now)
+        b->next_write_ms = now;
+    b->next_write_ms += pause_ms;
+}
+
 static void write_batch(struct batch *batch)
 {
     struct batcher *b = batch->batcher;
 
     batch->state = BATCH_WRITING;
     b->writing++;
+    if (is_paced(b))
+        keep_pace(b, batch->write.count);
     handoff_submit(b->writers, &batch->job);
-}
-
-/* When a batch of `count` rows may be written that is ready now. */
-static uint64_t paced_ms(struct batcher *b, size_t count)
-{
-    uint64_t now = uv_now(b->loop);
-    uint64_t start = b->next_write_ms > now ? b->next_write_ms : now;
-
-    if (b->rows_per_second == 0 || b->urgent)
-        return 0;
-    b->next_write_ms = start + count * 1000 / b->rows_per_second;
-    return start;
 }
 
 /* resume_paused() knows who may write now. */
@@ -63,7 +74,7 @@ static void write_when_allowed(struct batch *batch)
     batch->write.vectors = batch->texts.vectors;
     batch->write.vector_count = batch->texts.vector_count;
     batch->state = BATCH_PAUSED;
-    batch->resume_at_ms = paced_ms(batch->batcher, batch->write.count);
+    batch->resume_at_ms = 0;
     resume_paused(batch->batcher);
 }
 
@@ -125,7 +136,7 @@ static void on_retry_timer(uv_timer_t *timer)
 }
 
 /* Sends the paused batches whose time has come: all of them while the database answers, else one at
- * a time. */
+ * a time. The pace is looked at here and not kept in the batch: it may end while one waits. */
 static void resume_paused(struct batcher *b)
 {
     uint64_t now = uv_now(b->loop);
@@ -134,10 +145,14 @@ static void resume_paused(struct batcher *b)
 
     TAILQ_FOREACH(batch, &b->batches, link)
     {
+        uint64_t at = batch->resume_at_ms;
+
         if (batch->state != BATCH_PAUSED)
             continue;
-        if (batch->resume_at_ms > now) {
-            next = batch->resume_at_ms < next ? batch->resume_at_ms : next;
+        if (is_paced(b) && b->next_write_ms > at)
+            at = b->next_write_ms;
+        if (at > now) {
+            next = at < next ? at : next;
             continue;
         }
         if (database_answers(b) || b->writing == 0)
@@ -192,13 +207,16 @@ void batcher_push(struct batcher *b, struct conversation *c)
 void batcher_set_urgent(struct batcher *b, bool urgent)
 {
     b->urgent = urgent;
-    if (urgent)
-        cut_batches(b);
+    if (!urgent)
+        return;
+    resume_paused(b);
+    cut_batches(b);
 }
 
 void batcher_set_pace(struct batcher *b, uint64_t rows_per_second)
 {
     b->rows_per_second = rows_per_second;
+    resume_paused(b);
 }
 
 void batcher_load(const struct batcher *b, size_t *ret_count, size_t *ret_bytes)

@@ -565,6 +565,65 @@ static void test_stopped(void **state)
     fixture_end(f);
 }
 
+static void push_paced(struct fixture *f, uint64_t rows_per_second)
+{
+    batcher_set_pace(f->batcher, rows_per_second);
+    push(f, 30); /* the second and third batch wait for their turn */
+    uv_run(&f->loop, UV_RUN_NOWAIT);
+    while (batcher_status(f->batcher).processing > 20)
+        uv_run(&f->loop, UV_RUN_ONCE);
+}
+
+/* Goal: a flush, a forget and a drain do not wait for the pace that was set before. */
+static void test_urgency_ends_a_pace(void **state)
+{
+    struct fixture *f = fixture_new(10, 60000);
+    uint64_t start;
+
+    (void)state;
+    push_paced(f, 1);
+    start = uv_hrtime();
+    batcher_set_urgent(f->batcher, true);
+    run_until_all(f);
+    assert_in_range(uv_hrtime() - start, 0, 1500000000);
+    fixture_end(f);
+}
+
+/* Goal: when the pace is lifted, what was held back by it goes at once. */
+static void test_a_lifted_pace_holds_nothing(void **state)
+{
+    struct fixture *f = fixture_new(10, 60000);
+    uint64_t start;
+
+    (void)state;
+    push_paced(f, 1);
+    start = uv_hrtime();
+    batcher_set_pace(f->batcher, 0);
+    run_until_all(f);
+    assert_in_range(uv_hrtime() - start, 0, 1500000000);
+    fixture_end(f);
+}
+
+/* Goal: the pace is kept, over all batches together, and a pace that was measured wrong, far below
+ * what batches of this size need, holds none for long. */
+static void test_pace(void **state)
+{
+    struct fixture *f = fixture_new(10, 60000);
+    uint64_t start = uv_hrtime();
+
+    (void)state;
+    batcher_set_pace(f->batcher, 50);
+    push(f, 40);
+    run_until_all(f);
+    assert_in_range(uv_hrtime() - start, 500000000, 3000000000);
+    start = uv_hrtime();
+    batcher_set_pace(f->batcher, 1);
+    push(f, 30);
+    run_until_all(f);
+    assert_in_range(uv_hrtime() - start, 1000000000, 10000000000);
+    fixture_end(f);
+}
+
 /* Closing drops what has not become a row, wherever it stands, and leaks nothing (ASan watches). */
 static void test_close_in_the_middle(void **state)
 {
@@ -595,6 +654,9 @@ int main(void)
         cmocka_unit_test(test_sorted_and_no_key_twice),
         cmocka_unit_test(test_same_key_in_order),
         cmocka_unit_test(test_stopped),
+        cmocka_unit_test(test_urgency_ends_a_pace),
+        cmocka_unit_test(test_a_lifted_pace_holds_nothing),
+        cmocka_unit_test(test_pace),
         cmocka_unit_test(test_close_in_the_middle),
     };
 
