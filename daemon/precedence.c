@@ -1,10 +1,11 @@
-/* The hard thing is that writers which keep a pace do not show what they could do: a load that they
- * could keep up with must not wait for ever. So the pace ends when no more comes in than they
- * stored without it, and once a minute to measure that anew. */
+/* The hard thing is to know what the writers can do. Those that keep a pace do not show it, and a
+ * load that they could keep up with must not wait for ever: so the pace ends when no more comes in
+ * than they stored without it, and once a minute to measure that anew. Neither do those that wait
+ * for work, or have just begun: so what they store counts only while more waits than they may have
+ * at once, and when it rises no more. */
 #include "daemon/precedence.h"
 
 #include <inttypes.h>
-#include <stdbool.h>
 
 #include "daemon/log.h"
 #include "daemon/server.h"
@@ -15,7 +16,8 @@
 /* Of what was stored under the overload: a little over half of what the writers can do. */
 #define PACE_PERCENT 55
 
-uint64_t precedence_pace(struct precedence *p, uint64_t accepted, uint64_t slow, uint64_t completed)
+uint64_t precedence_pace(struct precedence *p, uint64_t accepted, uint64_t slow, uint64_t completed,
+                         bool all_busy)
 {
     uint64_t in = accepted - p->accepted, out = completed - p->completed;
     bool slow_acks = (slow - p->slow) * 100 > in; /* over 1 % */
@@ -26,8 +28,10 @@ uint64_t precedence_pace(struct precedence *p, uint64_t accepted, uint64_t slow,
     if (p->paced > 0) {
         p->paced = in > p->rows && p->paced < PACED_LOOKS ? p->paced + 1 : 0;
     } else {
-        p->rows = out;
-        p->overloaded = slow_acks && out > 0 && in > out + out / 4 ? p->overloaded + 1 : 0;
+        bool overload = all_busy && slow_acks && out > 0 && in > out + out / 4;
+
+        p->overloaded = !overload ? 0 : out <= p->rows + p->rows / 4 ? p->overloaded + 1 : 1;
+        p->rows = p->overloaded > 1 && p->rows > out ? p->rows : out;
         p->paced = p->overloaded >= OVERLOADED_LOOKS;
     }
     if (p->paced == 0)
@@ -40,9 +44,11 @@ static void on_look(uv_timer_t *timer)
 {
     struct server *server = timer->data;
     const struct stats *stats = &server->stats;
+    const struct config *config = server->config;
+    uint64_t at_once = config->batch.batch_size * config->batch.max_concurrent_batches;
     bool before = server->precedence.paced > 0;
-    uint64_t pace =
-        precedence_pace(&server->precedence, stats->accepted, stats->slow_acks, stats->completed);
+    uint64_t pace = precedence_pace(&server->precedence, stats->accepted, stats->slow_acks,
+                                    stats->completed, server->outstanding > at_once);
 
     batcher_set_pace(server->batcher, pace);
     if (before != (pace > 0))

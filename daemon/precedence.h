@@ -4,6 +4,7 @@
 #ifndef DAEMON_PRECEDENCE_H
 #define DAEMON_PRECEDENCE_H
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <uv.h>
 
@@ -14,15 +15,15 @@ struct server;
 struct precedence {
     uv_timer_t timer;
     uint64_t accepted, slow, completed; /* at the last look, since the start */
-    uint64_t rows;                      /* of the last look without a pace */
+    uint64_t rows;                      /* of the latest looks without a pace */
     unsigned overloaded;                /* looks on end */
     unsigned paced;                     /* looks since the pace began; 0: there is none */
 };
 
-/* One look more, by the totals since the start. Returns the pace from now on in rows a second; 0:
- * none. */
-uint64_t precedence_pace(struct precedence *p, uint64_t accepted, uint64_t slow,
-                         uint64_t completed);
+/* One look more, by the totals since the start; all_busy: more waits than all writers may have at
+ * once. Returns the pace from now on in rows a second; 0: none. */
+uint64_t precedence_pace(struct precedence *p, uint64_t accepted, uint64_t slow, uint64_t completed,
+                         bool all_busy);
 
 /* Looks twice a second. 0 or a negative errno. */
 int precedence_start(struct server *server) __attribute__((warn_unused_result));

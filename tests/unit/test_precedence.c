@@ -11,6 +11,7 @@
 struct load {
     struct precedence p;
     uint64_t accepted, slow, completed;
+    bool idle; /* writers wait for work */
 };
 
 /* One look; slow in tenths of a percent. */
@@ -19,7 +20,7 @@ static uint64_t look(struct load *l, uint64_t in, uint64_t slow, uint64_t out)
     l->accepted += in;
     l->slow += in * slow / 1000;
     l->completed += out;
-    return precedence_pace(&l->p, l->accepted, l->slow, l->completed);
+    return precedence_pace(&l->p, l->accepted, l->slow, l->completed, !l->idle);
 }
 
 static void test_overload_has_its_pace(void **state)
@@ -82,6 +83,40 @@ static void test_once_a_minute_writers_show_what_they_can(void **state)
     assert_in_range(paced, 1170, 1205);
 }
 
+/* Goal: a slow disk and a few rows are no overload, however they come and go. */
+static void test_writers_that_wait_for_work_are_not_paced(void **state)
+{
+    struct load l = {.idle = true};
+
+    (void)state;
+    for (int i = 0; i < 10; i++) {
+        assert_int_equal(0, look(&l, 10, 1000, 4));
+        assert_int_equal(0, look(&l, 12, 1000, 6));
+    }
+}
+
+/* Goal: writers that have just begun are not held to what they did in their first moments. */
+static void test_writers_that_have_just_begun_are_not_paced(void **state)
+{
+    struct load l = {.accepted = 0};
+
+    (void)state;
+    assert_int_equal(0, look(&l, 20000, 50, 100));
+    assert_int_equal(0, look(&l, 40000, 50, 500));
+    assert_int_equal(0, look(&l, 40000, 50, 8000));
+    assert_int_equal(9900, look(&l, 40000, 50, 9000));
+}
+
+/* Goal: a moment in which the database stood still does not set the pace for a minute. */
+static void test_the_better_look_counts(void **state)
+{
+    struct load l = {.accepted = 0};
+
+    (void)state;
+    assert_int_equal(0, look(&l, 20000, 50, 14000));
+    assert_int_equal(15400, look(&l, 20000, 50, 500));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -90,6 +125,9 @@ int main(void)
         cmocka_unit_test(test_quick_acks_need_no_pace),
         cmocka_unit_test(test_a_database_that_is_away_is_no_overload),
         cmocka_unit_test(test_the_pace_ends_when_writers_could_keep_up),
+        cmocka_unit_test(test_writers_that_wait_for_work_are_not_paced),
+        cmocka_unit_test(test_writers_that_have_just_begun_are_not_paced),
+        cmocka_unit_test(test_the_better_look_counts),
         cmocka_unit_test(test_once_a_minute_writers_show_what_they_can),
     };
 
