@@ -23,8 +23,8 @@
 
 #define PROGRESS_MS 1000
 #define QUIET_LOOKS_LOGGED 10 /* without progress a line comes this rarely */
-#define BACKFILL_POLL_MS 10
-#define BACKFILL_POLLS_MAX 200
+#define IDLE_POLL_MS 10
+#define IDLE_POLLS_MAX 200
 
 static void on_part_closed(void *owner)
 {
@@ -66,15 +66,21 @@ static void leave(struct server *server, const char *reason)
 
 static void on_drained(uv_timer_t *timer);
 
-/* Lets the backfill give back what it holds, for other daemons; a database that does not answer is
- * not waited for long, since what is held comes free by itself. */
-static bool backfill_is_idle(struct server *server)
+/* Closing joins threads, and the loop would stand still for what they are at: so the drain's time
+ * goes on until they are idle. Questions have all of it. The backfill gives back what it holds, for
+ * other daemons; but it and an embedder are not waited for long, since what is held comes free by
+ * itself and vectors are made later. */
+static bool is_idle(struct server *server)
 {
-    if (server->backfill == NULL || backfill_stop(server->backfill))
+    bool asked = queries_are_busy(server->queries) || queries_are_busy(server->reads.queries);
+    bool quiet = (server->backfill == NULL || backfill_stop(server->backfill)) &&
+                 embedding_stage_stop(server->embedding);
+
+    if (reads_stop(&server->reads) && quiet && !asked)
         return true;
-    if (server->drain.backfill_polls++ >= BACKFILL_POLLS_MAX)
-        leave(server, "drained; the backfill's connection hangs");
-    uv_timer_start(&server->drain.end_timer, on_drained, BACKFILL_POLL_MS, 0);
+    if (!asked && server->drain.idle_polls++ >= IDLE_POLLS_MAX)
+        leave(server, "drained; an embedder or the backfill's connection hangs");
+    uv_timer_start(&server->drain.end_timer, on_drained, IDLE_POLL_MS, 0);
     return false;
 }
 
@@ -86,7 +92,7 @@ static void on_drained(uv_timer_t *timer)
 
     if (server->outstanding > 0)
         return; /* a promoted standby made some outstanding again */
-    if (!backfill_is_idle(server))
+    if (!is_idle(server))
         return;
     server->state = SERVER_CLOSING;
     announce_end(server, "drained");

@@ -19,7 +19,7 @@ struct drain {
     size_t seen;          /* outstanding when progress was last looked at */
     unsigned quiet_looks; /* of these in a row, without progress */
     uint64_t lost_ns;     /* uv_hrtime() when a try first found no database; 0: it answered since */
-    unsigned backfill_polls; /* looks at whether the backfill is idle */
+    unsigned idle_polls;  /* looks at whether nothing is under way any more */
 };
 
 /* Listens for SIGTERM and SIGINT. */

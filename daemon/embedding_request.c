@@ -93,7 +93,7 @@ static void send_selftest(struct embedding_stage *s)
     struct endpoint *endpoint;
     struct embed_job *job;
 
-    if (!s->selftests || s->closing || handoff_in_flight(s->pool) >= s->worker_count)
+    if (!s->selftests || s->stopping || s->closing || handoff_in_flight(s->pool) >= s->worker_count)
         return;
     endpoint = endpoints_begin_selftest(&s->endpoints, uv_now(s->timer.loop));
     if (endpoint == NULL)
@@ -113,7 +113,7 @@ static void send_selftest(struct embedding_stage *s)
 void embedding_stage_dispatch(struct embedding_stage *s)
 {
     send_selftest(s);
-    while (!s->closing && flights_queued(s->flights) > 0 &&
+    while (!s->stopping && !s->closing && flights_queued(s->flights) > 0 &&
            handoff_in_flight(s->pool) < s->worker_count) {
         struct endpoint *endpoint = endpoints_begin(&s->endpoints, uv_now(s->timer.loop));
 

@@ -392,6 +392,12 @@ void embedding_stage_clear_cache(struct embedding_stage *s)
         embedding_cache_file_save_now(s->cache_file);
 }
 
+bool embedding_stage_stop(struct embedding_stage *s)
+{
+    s->stopping = true;
+    return s->pool == NULL || handoff_in_flight(s->pool) == 0;
+}
+
 void embedding_stage_close(struct embedding_stage *s, void (*on_closed)(void *), void *context)
 {
     assert(!s->closing);

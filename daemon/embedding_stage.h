@@ -121,6 +121,10 @@ void embedding_stage_stats(const struct embedding_stage *s, struct embedding_sta
 /* Forgets all vectors, those in cache.file too. */
 void embedding_stage_clear_cache(struct embedding_stage *s);
 
+/* Sends no request any more. True: none is under way, and embedding_stage_close() blocks for none.
+ */
+bool embedding_stage_stop(struct embedding_stage *s);
+
 /* Ends the stage: waits for requests that are under way (blocks the loop for embedding.timeout_ms
  * at most), drops those that are not, takes back all orders as embedding_stage_cancel() does.
  * on_closed (may be NULL) runs when all is freed. */

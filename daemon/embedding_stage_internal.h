@@ -29,7 +29,7 @@ struct embedding_stage {
     bool selftests; /* they are made */
     struct order_list waiting, ready;
     struct embedding_stage_stats stats;
-    bool closing;
+    bool stopping, closing;
     unsigned open_handles; /* the timer and the pool */
     void (*on_closed)(void *);
     void *on_closed_context;

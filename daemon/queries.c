@@ -146,6 +146,11 @@ int queries_submit(struct queries *q, struct query *query)
     return 0;
 }
 
+bool queries_are_busy(const struct queries *q)
+{
+    return handoff_in_flight(q->threads) > 0;
+}
+
 static void on_closed(void *owner)
 {
     free(owner);

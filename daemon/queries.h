@@ -44,6 +44,9 @@ int queries_start(uv_loop_t *loop, const struct pgwriter_config *config,
 /* 0, or -EAGAIN where QUERIES_WAITING_MAX wait already, and then the query stays the caller's. */
 int queries_submit(struct queries *q, struct query *query) __attribute__((warn_unused_result));
 
+/* Whether a question is under way, for which queries_close() would wait. */
+bool queries_are_busy(const struct queries *q);
+
 /* Waits for the questions that were submitted and has them answered; takes NULL. */
 void queries_close(struct queries *q);
 

@@ -451,7 +451,7 @@ void reads_clear_cache(struct reads *reads)
         embedding_stage_clear_cache(reads->embedding);
 }
 
-void reads_close(struct reads *reads, void (*on_closed)(void *owner))
+bool reads_stop(struct reads *reads)
 {
     struct wire_error err;
     struct read *read, *next;
@@ -465,6 +465,12 @@ void reads_close(struct reads *reads, void (*on_closed)(void *owner))
         read->embedding = false;
         finish(read, &err);
     }
+    return reads->embedding == NULL || embedding_stage_stop(reads->embedding);
+}
+
+void reads_close(struct reads *reads, void (*on_closed)(void *owner))
+{
+    reads_stop(reads);
     queries_close(reads->queries);
     if (reads->embedding != NULL)
         embedding_stage_close(reads->embedding, on_closed, reads->server);

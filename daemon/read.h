@@ -43,6 +43,9 @@ int reads_start(struct reads *reads, struct server *server,
 /* server->config is another one. */
 void reads_reconfigure(struct reads *reads);
 
+/* Answers those whose vector is being made, and makes no more. True: the embedder is at none. */
+bool reads_stop(struct reads *reads);
+
 /* Answers everybody, waiting for what the database and the embedder are at. on_closed runs when the
  * embedding stage is gone, at once where there is none. */
 void reads_close(struct reads *reads, void (*on_closed)(void *owner));

@@ -167,6 +167,40 @@ class Drain(Scenario):
         self.assertRegex(d.log(), r'server\.end reason="batch\.drain_timeout_ms" left_in_journal=2 ')
         self.check_next_start(d, holder, 3)
 
+    def test_a_question_that_hangs_holds_no_signal(self):
+        """Goal of this test: with everything stored, questions that the database does not answer do not
+        keep the daemon from its deadline, nor from the second signal."""
+        for settings, signals in (({}, 2), ({"batch__drain_timeout_ms": 1000}, 1)):
+            d, holder = self.held_daemon(**settings)
+            holder.rollback()
+            d.flush()
+            holder.cursor().execute("lock table convstore.conversations in access exclusive mode")
+            with d.control() as control:
+                for user in ("ann", "bob", "eve"):
+                    control.send("forget", {"user_id": user})
+                self.assertEqual(d.stats()["queued"], 0)  # they are under way
+                started = time.monotonic()
+                d.signal(signal.SIGTERM)
+                eventually(lambda d=d: "server.draining" in d.log(), 5, "the drain")
+                for _ in range(signals - 1):
+                    d.signal(signal.SIGTERM)
+                self.assertEqual(d.wait_exit(), 0)
+            self.assertLess(time.monotonic() - started, scaled(3))
+            holder.rollback()
+
+    def test_an_embedder_that_hangs_is_not_waited_for(self):
+        """Goal of this test: with everything stored, a request to an embedder that hangs holds the end
+        for a moment only."""
+        server = self.ollama()
+        server.mode = "hang"
+        d = self.daemon(self.pg, embedding__provider="ollama", embedding__url=server.url,
+                        embedding__deadline_ms=100)
+        with d.client() as client:
+            client.request("store", conversation(summary="a topic"), {"wait": "stored"})
+        started = time.monotonic()
+        self.assertEqual(d.stop(), 0)
+        self.assertLess(time.monotonic() - started, scaled(6))
+
     def check_next_start(self, d, holder, rows):
         holder.rollback()
         d.start()
