@@ -164,6 +164,12 @@ static void on_read(struct query *query)
     } else if (!read->pgread.found) {
         fail_not_found(read, &err);
         finish(read, &err);
+    } else if (session_lags(read->session) &&
+               sessions_unread(read->reads->server->sessions) >= READS_UNREAD_MAX) {
+        wire_fail(&err, WIRE_UNAVAILABLE,
+                  "too many results wait to be read, of this connection too: read them, then ask "
+                  "again");
+        finish(read, &err);
     } else {
         finish(read, NULL);
     }

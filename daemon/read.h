@@ -11,7 +11,8 @@
 #include "daemon/config.h"
 #include "daemon/pgwriter.h"
 
-#define READS_WAITING_MAX 256 /* more are refused */
+#define READS_WAITING_MAX 256        /* more are refused */
+#define READS_UNREAD_MAX (64u << 20) /* no more results for those who do not read theirs */
 
 struct embedding_stage;
 struct queries;

@@ -55,6 +55,12 @@ size_t sessions_count(const struct sessions *set);
 bool session_is_control(const struct session *s);
 bool session_is_open(const struct session *s); /* false: replies go nowhere */
 
+/* Its client leaves max_reply_bytes of replies unread. */
+bool session_lags(const struct session *s);
+
+/* What all clients together leave unread. */
+size_t sessions_unread(const struct sessions *set);
+
 /* The packer for one reply; what is packed goes out before the loop waits again. */
 msgpack_packer *session_reply(struct session *s);
 

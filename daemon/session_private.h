@@ -65,6 +65,7 @@ struct sessions {
     void (*on_closed)(void *owner);
     size_t count;
     size_t partial_bytes;
+    size_t unsent; /* the sum over all sessions */
     struct session_list all, parked, dirty, partials;
     uint8_t read_buffer[READ_BUFFER_BYTES];
 };

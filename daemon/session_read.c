@@ -27,8 +27,7 @@ void session_drop_inbox(struct session *s)
 bool session_may_read(const struct session *s)
 {
     return s->state == SESSION_OPEN && !s->set->paused &&
-           s->in_flight < s->set->config.max_in_flight &&
-           s->unsent + s->out.size < s->set->config.max_reply_bytes;
+           s->in_flight < s->set->config.max_in_flight && !session_lags(s);
 }
 
 static void refuse_scan(struct session *s, enum scan_result result, const void *data, size_t len)

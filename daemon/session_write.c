@@ -15,12 +15,18 @@ struct write_request {
     size_t len;
 };
 
+static void count_unsent(struct session *s, ptrdiff_t bytes)
+{
+    s->unsent += (size_t)bytes;
+    s->set->unsent += (size_t)bytes;
+}
+
 static void on_written(uv_write_t *uv, int status)
 {
     struct write_request *request = (struct write_request *)uv;
     struct session *s = session_of(request->session);
 
-    s->unsent -= request->len;
+    count_unsent(s, -(ptrdiff_t)request->len);
     free(request->data);
     free(request);
     if (status < 0) {
@@ -46,9 +52,9 @@ static void write_rest(struct session *s, size_t written)
     request->data = msgpack_sbuffer_release(&s->out);
     request->len = size - written;
     buffer = uv_buf_init(request->data + written, (unsigned)request->len);
-    s->unsent += request->len;
+    count_unsent(s, (ptrdiff_t)request->len);
     if (uv_write(&request->uv, (uv_stream_t *)&s->pipe, &buffer, 1, on_written) != 0) {
-        s->unsent -= request->len;
+        count_unsent(s, -(ptrdiff_t)request->len);
         free(request->data);
         free(request);
         session_close(s);
@@ -116,6 +122,16 @@ void session_mark_dirty(struct session *s)
         return;
     s->dirty = true;
     TAILQ_INSERT_TAIL(&s->set->dirty, s, dirty_link);
+}
+
+bool session_lags(const struct session *s)
+{
+    return s->unsent + s->out.size >= s->set->config.max_reply_bytes;
+}
+
+size_t sessions_unread(const struct sessions *set)
+{
+    return set->unsent;
 }
 
 msgpack_packer *session_reply(struct session *s)

@@ -276,6 +276,27 @@ class Reads(Scenario):
                 self.assertEqual(self.refused(lost, method, *params).name, "UNAVAILABLE")
             self.assertEqual(client.request("status", "ann", late)["state"], "queued")
 
+    def test_results_that_nobody_reads(self):
+        """Goal of this test: clients that ask for large conversations and do not read the answers cost
+        bounded memory; when they read, each question has its answer, and others are served meanwhile."""
+        d = self.daemon(self.pg)
+        large = conversation("ann", "x" * 4_000_000)
+        large["id"] = self.store(d, large)[0]
+        lazy = [d.client(timeout=60) for _ in range(3)]
+        for client in lazy:
+            self.addCleanup(client.close)
+            waiting = [client.send("get", "ann", large["id"]) for _ in range(60)]
+            # Answered in turn: this one behind all of them.
+            self.assertEqual(len(self.ask(d, "get", "ann", large["id"])["transcript"]), 4_000_000)
+        self.assertLess(d.memory()[1], 300e6)
+        for client in lazy:
+            answers = [client.reply(msgid) for msgid in waiting]
+            whole = [result for error, result in answers if error is None]
+            self.assertLessEqual({error[1] for error, _ in answers if error}, {"UNAVAILABLE"})
+            self.assertTrue(all(len(r["transcript"]) == 4_000_000 for r in whole))
+            self.assertGreater(len(whole), 0)
+            self.assertEqual(len(client.request("get", "ann", large["id"])["transcript"]), 4_000_000)
+
     def test_the_end_answers_who_waits(self):
         """Goal of this test: SIGTERM while reads wait: each is answered, and the daemon ends with 0."""
         d = self.daemon(self.pg, search__timeout_ms=2000)
