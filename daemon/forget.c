@@ -334,7 +334,8 @@ int forgets_start(struct server *server, char error[512])
     server->forgets.timer.data = server;
     LIST_INIT(&server->forgets.waiting);
     return forgotten_start(&server->forgets.forgotten, server->config->journal.directory,
-                           journal_first_seq(server->journal), error);
+                           journal_first_seq(server->journal), journal_last_seq(server->journal),
+                           error);
 }
 
 void forgets_close(struct server *server)

@@ -3,7 +3,9 @@
  *
  * An entry must live as long as a record that it covers can come back: after a crash that lost the
  * note that its row was there, or when a standby is promoted. Records never get higher numbers when
- * they are moved, so an entry can go when the journal has no number as low as its own. */
+ * they are moved, so an entry can go when the journal has no number as low as its own. Numbers that
+ * went with a crash (never acknowledged), or with an emptied directory, are given again: an entry
+ * is cut down to what the journal has before that, or it would cover what comes later. */
 #include "daemon/forgotten.h"
 
 #include <errno.h>
@@ -106,12 +108,18 @@ static int load(struct forgotten *f)
     return rc;
 }
 
-static void prune(struct forgotten *f, uint64_t first_seq)
+/* Entries that cover nothing go, too. Whether one was cut down. */
+static bool cut_down(struct forgotten *f, uint64_t first_seq, uint64_t last_seq)
 {
     size_t kept = 0;
+    bool cut = false;
 
     f->last_seq = 0;
     for (size_t i = 0; i < f->count; i++) {
+        if (f->entries[i].last_seq > last_seq) {
+            f->entries[i].last_seq = last_seq;
+            cut = true;
+        }
         if (f->entries[i].last_seq < first_seq)
             continue;
         if (f->entries[i].last_seq > f->last_seq)
@@ -119,9 +127,11 @@ static void prune(struct forgotten *f, uint64_t first_seq)
         f->entries[kept++] = f->entries[i];
     }
     f->count = kept;
+    return cut;
 }
 
-int forgotten_start(struct forgotten *f, const char *directory, uint64_t first_seq, char error[512])
+int forgotten_start(struct forgotten *f, const char *directory, uint64_t first_seq,
+                    uint64_t last_seq, char error[512])
 {
     int rc;
 
@@ -136,8 +146,12 @@ int forgotten_start(struct forgotten *f, const char *directory, uint64_t first_s
                  directory, rc == -EBADMSG ? "damaged" : strerror(-rc));
         return -1;
     }
-    prune(f, first_seq);
-    return 0;
+    rc = cut_down(f, first_seq, last_seq) ? save(directory, f->entries, f->count) : 0;
+    if (rc == 0)
+        return 0;
+    snprintf(error, ERROR_BYTES, "%s/" FILE_NAME ": cannot be written: %s", directory,
+             strerror(-rc));
+    return -1;
 }
 
 void forgotten_done(struct forgotten *f)
@@ -164,12 +178,10 @@ int forgotten_add(struct forgotten *f, const struct forgotten_entry *entry)
 
 bool forgotten_matches(const struct forgotten_entry *entry, const struct conversation *c)
 {
-    const struct packed_conversation *header = conversation_header(c);
-    struct slice user = conversation_user_id(c);
+    const uint8_t *id = conversation_header(c)->id;
 
-    return c->seq <= entry->last_seq && header->arrived_at_us <= entry->at_us &&
-           slice_equals(user, entry->user_id) &&
-           (!entry->has_id || memcmp(entry->id, header->id, sizeof entry->id) == 0);
+    return c->seq <= entry->last_seq && slice_equals(conversation_user_id(c), entry->user_id) &&
+           (!entry->has_id || memcmp(entry->id, id, sizeof entry->id) == 0);
 }
 
 bool forgotten_covers(const struct forgotten *f, const struct conversation *c)

@@ -12,10 +12,10 @@
 #define FORGOTTEN_MAX 10000
 
 /* A user's conversations, or one of them, that were appended before: their numbers are at most
- * last_seq, and they arrived no later than at_us (numbers begin anew in an emptied directory). */
+ * last_seq. */
 struct forgotten_entry {
     uint64_t last_seq;
-    int64_t at_us;
+    int64_t at_us; /* when; no clock decides what is covered, since clocks are set back */
     bool has_id;
     uint8_t id[16];
     char user_id[USER_ID_MAX_BYTES + 1];
@@ -28,11 +28,11 @@ struct forgotten {
     uint64_t last_seq; /* the highest of all entries */
 };
 
-/* Reads the file where there is one, without what is about records before first_seq. 0; or -1 with
- * one line in error: a file that cannot be read stops the start, because what it names would come
- * back. */
-int forgotten_start(struct forgotten *f, const char *directory, uint64_t first_seq, char error[512])
-    __attribute__((warn_unused_result));
+/* Reads the file where there is one, for a journal that has the numbers from first_seq to last_seq
+ * and gives the next ones anew. 0; or -1 with one line in error: a file that cannot be read stops
+ * the start, because what it names would come back. */
+int forgotten_start(struct forgotten *f, const char *directory, uint64_t first_seq,
+                    uint64_t last_seq, char error[512]) __attribute__((warn_unused_result));
 void forgotten_done(struct forgotten *f);
 
 /* Adds an entry, durably. 0, -ENOSPC at FORGOTTEN_MAX, or another negative errno, and then it is

@@ -14,12 +14,12 @@
 static char directory[] = "/tmp/convstore-forgotten-XXXXXX";
 static char path[128];
 
-static struct forgotten start(uint64_t first_seq)
+static struct forgotten start(uint64_t first_seq, uint64_t last_seq)
 {
     struct forgotten f;
     char error[512] = "";
 
-    if (forgotten_start(&f, directory, first_seq, error) != 0)
+    if (forgotten_start(&f, directory, first_seq, last_seq, error) != 0)
         fail_msg("%s", error);
     return f;
 }
@@ -49,7 +49,7 @@ static bool covers(const struct forgotten *f, const char *user, int id, uint64_t
 
 static void only_what_was_there_before(void **state)
 {
-    struct forgotten f = start(1);
+    struct forgotten f = start(1, 100);
 
     (void)state;
     assert_false(covers(&f, "ann", 1, 1, 1));
@@ -57,7 +57,7 @@ static void only_what_was_there_before(void **state)
     add(&f, "bob", 20, 7);
     assert_true(covers(&f, "ann", 1, 10, 1000));
     assert_false(covers(&f, "ann", 1, 11, 1000));
-    assert_false(covers(&f, "ann", 1, 10, 1001)); /* in a directory that was emptied */
+    assert_true(covers(&f, "ann", 1, 10, 1001)); /* the clock was set back since it came */
     assert_false(covers(&f, "anna", 1, 1, 1));
     assert_false(covers(&f, "an", 1, 1, 1));
     assert_true(covers(&f, "bob", 7, 20, 1));
@@ -67,23 +67,49 @@ static void only_what_was_there_before(void **state)
 
 static void the_file_keeps_it_while_it_matters(void **state)
 {
-    struct forgotten f = start(10);
+    struct forgotten f = start(10, 100);
 
     (void)state;
     assert_int_equal(f.count, 2);
     assert_true(covers(&f, "ann", 1, 10, 1000));
     forgotten_done(&f);
-    f = start(11); /* the journal has no number as low as ann's */
+    f = start(11, 100); /* the journal has no number as low as ann's */
     assert_int_equal(f.count, 1);
     assert_true(covers(&f, "bob", 7, 20, 1));
     forgotten_done(&f);
-    f = start(21);
+    f = start(21, 100);
     assert_int_equal(f.count, 0);
     add(&f, "eve", 30, -1);
     forgotten_done(&f);
-    f = start(0);
+    f = start(0, 100);
     assert_int_equal(f.count, 1);
     assert_true(covers(&f, "eve", 1, 30, 1));
+    forgotten_done(&f);
+}
+
+/* Goal: conversations with numbers that are given again, after a crash took them or in a directory
+ * that was emptied, are never taken for forgotten. */
+static void numbers_that_are_given_again_are_not_covered(void **state)
+{
+    struct forgotten f = start(1, 100);
+
+    (void)state;
+    add(&f, "ann", 50, -1);
+    forgotten_done(&f);
+    f = start(1, 45); /* 46 to 50 were not on disk */
+    assert_true(covers(&f, "ann", 1, 45, 1000));
+    assert_false(covers(&f, "ann", 1, 46, 1000));
+    forgotten_done(&f);
+    f = start(1, 60);
+    assert_true(covers(&f, "ann", 1, 45, 1000));
+    assert_false(covers(&f, "ann", 1, 46, 1000));
+    forgotten_done(&f);
+    f = start(1, 0); /* emptied */
+    assert_int_equal(f.count, 0);
+    forgotten_done(&f);
+    f = start(1, 60);
+    assert_false(covers(&f, "ann", 1, 1, 1000));
+    add(&f, "eve", 30, -1);
     forgotten_done(&f);
 }
 
@@ -96,11 +122,11 @@ static void a_damaged_file_stops_the_start(void **state)
 
     (void)state;
     assert_int_equal(pwrite(fd, "x", 1, len - 1), 1);
-    assert_int_equal(forgotten_start(&f, directory, 1, error), -1);
+    assert_int_equal(forgotten_start(&f, directory, 1, 100, error), -1);
     assert_non_null(strstr(error, "damaged"));
     forgotten_done(&f);
     assert_int_equal(ftruncate(fd, 10), 0);
-    assert_int_equal(forgotten_start(&f, directory, 1, error), -1);
+    assert_int_equal(forgotten_start(&f, directory, 1, 100, error), -1);
     forgotten_done(&f);
     close(fd);
 }
@@ -112,7 +138,7 @@ static void what_cannot_be_written_is_not_forgotten(void **state)
 
     (void)state;
     unlink(path);
-    f = start(1);
+    f = start(1, 100);
     f.directory = "/nonexistent";
     assert_true(forgotten_add(&f, &entry) < 0);
     assert_int_equal(f.count, 0);
@@ -140,6 +166,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(only_what_was_there_before),
         cmocka_unit_test(the_file_keeps_it_while_it_matters),
+        cmocka_unit_test(numbers_that_are_given_again_are_not_covered),
         cmocka_unit_test(a_damaged_file_stops_the_start),
         cmocka_unit_test(what_cannot_be_written_is_not_forgotten),
     };
