@@ -182,6 +182,7 @@ def table(about, verdicts, bench):
     if about["durability"] == "memory":
         lines.append("\nThis daemon acknowledges from memory: its acks are no match for servers "
                      "that sync to disk.")
+    lines.append(f"\nSweeps, profiles, reads and peers without a target: {about['sweep_seconds']:g} s")
     if not bench.full:
         lines.append("\nA quick run: counts and the open loop's time are scaled down; for a look, not "
                      "for a claim.")
@@ -191,4 +192,19 @@ def table(about, verdicts, bench):
     measured = sum(v["reached"] is not None for v in verdicts)
     in_all = sum(v["target"] != "" for v in verdicts)
     lines.append(f"\n{reached} of {measured} measured targets reached, of {in_all} in all")
+    return "\n".join(lines)
+
+
+def markdown(results):
+    """The table of targets for README."""
+    about = results["about"]
+    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+    lines = [f"Measured on {about['date']} with {about['processors']} processors ({about['model']}), "
+             f"Linux {about['kernel']}, {versions}; runs of {about['seconds']:g} s, medians of "
+             f"{about['rounds']}; groups: {', '.join(results['groups'])}.", ""]
+    rows = target_rows(results["targets"], True)
+    for i, row in enumerate(rows):
+        lines.append("| " + " | ".join(row) + " |")
+        if i == 0:
+            lines.append("| --- " * len(row) + "|")
     return "\n".join(lines)
