@@ -34,6 +34,7 @@
 struct slot {
     int fd; /* -1: free */
     uint64_t due_ms;
+    bool ended; /* its peer sends no more, and MHD has been told */
 };
 
 struct metrics_http {
@@ -168,7 +169,22 @@ static void on_connection(void *cls, struct MHD_Connection *connection, void **s
     assert(slot < h->slots + CONNECTIONS_MAX);
     slot->fd = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD)->connect_fd;
     slot->due_ms = uv_now(h->server->loop) + CONNECTION_MS;
+    slot->ended = false;
     *slot_of = slot;
+}
+
+/* After a read that fills less than its buffer MHD waits for the next event. There is none where
+ * the peer's end came together with its last bytes; shutting down the reading side makes one. */
+static void tell_ends(struct metrics_http *h)
+{
+    char byte;
+
+    for (struct slot *slot = h->slots; slot < h->slots + CONNECTIONS_MAX; slot++) {
+        if (slot->fd < 0 || slot->ended || recv(slot->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) != 0)
+            continue;
+        slot->ended = true;
+        shutdown(slot->fd, SHUT_RD);
+    }
 }
 
 /* Shuts down those whose time is up, which MHD then sees and closes; returns when the next is due.
@@ -199,6 +215,7 @@ static void run(struct metrics_http *h)
 
     h->freed = false;
     MHD_run(h->mhd);
+    tell_ends(h);
     next_ms = end_overdue(h, now_ms);
     if (h->freed)
         next_ms = now_ms; /* MHD that was full takes connections again from its next run on only */

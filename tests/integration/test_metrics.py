@@ -199,6 +199,7 @@ class Metrics(Scenario):
                      b"GET / HTTP/1.1\r\nX: " + b"y" * 100000,
                      b"POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999\r\n\r\n" +
                      b"z" * 100000):
+            started = time.monotonic()
             with connect(address) as stream:
                 try:
                     stream.sendall(sent)
@@ -206,6 +207,8 @@ class Metrics(Scenario):
                 except OSError:
                     pass
                 self.assertNotIn(b" 200 ", read_all(stream)[:15], sent[:30])
+            # At the peer's end, not when its time is up.
+            self.assertLess(time.monotonic() - started, scaled(CONNECTION_SECONDS / 2), sent[:30])
         with connect(address) as stream:
             stream.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n" * 2)
             self.assertEqual(read_all(stream).count(b"HTTP/1.1 200 OK"), 1)
