@@ -11,9 +11,10 @@ runner), cut (the body breaks off), drip (a byte at a time), huge (up to 1 GiB o
 (answers well and closes the connection without saying so), count (one vector too few), dimension
 (one number too few), nan, null, garbage (no JSON).
 With `degrade` the vectors of batches of 16 and more are wrong, as Ollama's once were.
-`delay` seconds pass before any answer, `text_delay` more for each text in the request. A request with a
-text that contains one of `hangers` is never answered. A text that contains one of `poison` fails its whole request
-the way a model's NaN does, one of `killers` the way a crashed runner does; one of more than `longest` bytes (0: none) the way Ollama refuses it.
+`delay` seconds pass before any answer, `text_delay` more for each text in the request; while `gate` is
+clear there is none. A request with a text that contains one of `hangers` is never answered. A text that
+contains one of `poison` fails its whole request the way a model's NaN does, one of `killers` the way a
+crashed runner does; one of more than `longest` bytes (0: none) the way Ollama refuses it.
 """
 import base64
 import email.utils
@@ -65,6 +66,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         mode = server.begin(request, texts)
         try:
             server.stopping.wait(server.delay + server.text_delay * len(texts))
+            server.gate.wait()
             getattr(self, "_mode_" + mode, self._mode_unknown)(request, texts)
         except (BrokenPipeError, ConnectionResetError):
             self.close_connection = True
@@ -227,6 +229,8 @@ class FakeOllama:
         self.delay = self.text_delay = 0.0
         self.encoding_format = None  # as authorization
         self.dimension = dimension
+        self.gate = threading.Event()
+        self.gate.set()
         self.stopping = threading.Event()
         self.lock = threading.Lock()
         self.reset_counters()
