@@ -83,7 +83,7 @@ static const struct rule rules[ALERT_COUNT] = {
                              NULL, "start it; texts are stored and get their vectors later"},
     [ALERT_EMBEDDER_BATCHES_DIFFER] = {"embedder_batches_differ", UNIT_STATE, false, ALERT_WARNING,
                                        "embedding.servers", NULL,
-                                       "update that server, or set embedding.request_inputs = 1"},
+                                       "update that server, or set embedding.request_inputs = 1; then reload"},
 };
 
 const char *alert_severity_name(enum alert_severity severity)

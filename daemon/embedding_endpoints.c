@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define SELFTEST_AGAIN_MS 300000 /* a server that somebody should mend is looked at again */
+
 static int add(struct endpoints *e, const char *start, size_t len)
 {
     struct endpoint *endpoint = &e->list[e->count];
@@ -78,7 +80,7 @@ struct endpoint *endpoints_begin_selftest(struct endpoints *e, uint64_t now_ms)
     for (unsigned i = 0; i < e->count; i++) {
         struct endpoint *endpoint = &e->list[i];
 
-        if (endpoint->selftest.state != SELFTEST_DUE || endpoint->selftest_under_way ||
+        if (endpoint->selftest_due_ms > now_ms || endpoint->selftest_under_way ||
             !breaker_allows(&endpoint->breaker, now_ms))
             continue;
         endpoint->selftest_under_way = true;
@@ -96,10 +98,36 @@ uint64_t endpoints_next_selftest_ms(const struct endpoints *e, uint64_t now_ms)
         const struct endpoint *endpoint = &e->list[i];
         uint64_t one = breaker_next_ms(&endpoint->breaker, now_ms, BREAKER_CAP_MS);
 
-        if (endpoint->selftest.state == SELFTEST_DUE && !endpoint->selftest_under_way && one < next)
+        if (one < endpoint->selftest_due_ms)
+            one = endpoint->selftest_due_ms;
+        if (!endpoint->selftest_under_way && one < next)
             next = one;
     }
     return next;
+}
+
+void endpoint_settle_selftest(struct endpoint *endpoint, const struct embedding_selftest *found,
+                              uint64_t now_ms)
+{
+    endpoint->selftest_under_way = false;
+    switch (found->state) {
+    case SELFTEST_DUE:
+        endpoint->selftest_due_ms = 0; /* the breaker says when */
+        break;
+    case SELFTEST_PASSED:
+        endpoint->selftest_due_ms = UINT64_MAX;
+        break;
+    case SELFTEST_WARNING:
+        endpoint->selftest_due_ms = now_ms + SELFTEST_AGAIN_MS;
+    }
+    if (found->state != SELFTEST_DUE || endpoint->selftest.state == SELFTEST_DUE)
+        endpoint->selftest = *found;
+}
+
+void endpoints_renew_selftests(struct endpoints *e)
+{
+    for (unsigned i = 0; i < e->count; i++)
+        e->list[i].selftest_due_ms = 0;
 }
 
 void endpoint_take_back(struct endpoint *endpoint)

@@ -17,7 +17,8 @@ struct endpoint {
     size_t inputs_max;           /* in a request, after one that took too long; 0: as configured */
     uint64_t requests, failures; /* that came back; of them, without an answer */
     uint64_t answered_ms;        /* when it last answered; 0: never */
-    struct embedding_selftest selftest;
+    struct embedding_selftest selftest; /* its last outcome */
+    uint64_t selftest_due_ms;           /* when the next may begin; UINT64_MAX: none is due */
     bool selftest_under_way;
     char last_error[256];
 };
@@ -40,6 +41,14 @@ struct endpoint *endpoints_begin(struct endpoints *e, uint64_t now_ms);
 
 /* One whose self-test is due and that may be asked now, or NULL. Begins a request there. */
 struct endpoint *endpoints_begin_selftest(struct endpoints *e, uint64_t now_ms);
+
+/* A self-test is over. What it found stands until another one finds something; the next is due at
+ * once where the server did not answer, later where it should be mended. */
+void endpoint_settle_selftest(struct endpoint *endpoint, const struct embedding_selftest *found,
+                              uint64_t now_ms);
+
+/* All servers' self-tests are due. */
+void endpoints_renew_selftests(struct endpoints *e);
 
 /* When the next self-test is due; UINT64_MAX: none is. */
 uint64_t endpoints_next_selftest_ms(const struct endpoints *e, uint64_t now_ms);

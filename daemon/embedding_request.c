@@ -87,7 +87,8 @@ static void send_request(struct embedding_stage *s, struct endpoint *endpoint)
         settle_flight(s, flight, NULL, -EAGAIN); /* no memory: each round ends with one less */
 }
 
-/* A server's first request, before it has any text of ours; made again until it answers. */
+/* A server's first request, before it has any text of ours; made again until it answers, while its
+ * vectors are doubtful, and after a reload. */
 static void send_selftest(struct embedding_stage *s)
 {
     struct endpoint *endpoint;
@@ -202,10 +203,9 @@ static void on_selftest_done(struct embedding_stage *s, const struct embed_job *
 {
     struct endpoint *endpoint = &s->endpoints.list[job->endpoint];
 
-    endpoint->selftest = job->selftest;
-    endpoint->selftest_under_way = false;
+    endpoint_settle_selftest(endpoint, &job->selftest, uv_now(s->timer.loop));
     if (s->hooks.on_selftest != NULL)
-        s->hooks.on_selftest(s->hooks.context, endpoint);
+        s->hooks.on_selftest(s->hooks.context, endpoint->url, &job->selftest);
 }
 
 /* A request came back. */

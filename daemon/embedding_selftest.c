@@ -112,8 +112,8 @@ void embedding_selftest_run(struct embedder *e, struct embed_request *request,
     else if (ret->state == SELFTEST_WARNING)
         snprintf(ret->text, sizeof ret->text,
                  "a text's vector differs when it is made in a batch (cosine %.3f): update the "
-                 "server, or set embedding.request_inputs below %d",
-                 ret->cosine, BATCH);
+                 "server, or set embedding.request_inputs = 1",
+                 ret->cosine);
     else
         snprintf(ret->text, sizeof ret->text, "%u dimensions, %.1f ms, cosine %.4f",
                  request->dimension, (double)ret->duration_ns / 1e6, ret->cosine);

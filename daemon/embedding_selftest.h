@@ -13,7 +13,7 @@
 #define SELFTEST_COSINE_MIN 0.99
 
 enum selftest_state {
-    SELFTEST_DUE,     /* not made yet, or the server did not answer and it will be made again */
+    SELFTEST_DUE,     /* the server has not answered one yet */
     SELFTEST_PASSED,  /* all is well */
     SELFTEST_WARNING, /* it works, but a person should look */
 };

@@ -299,6 +299,9 @@ void embedding_stage_reconfigure(struct embedding_stage *s, const struct config 
     s->config = config;
     embedding_cache_resize(s->cache, config->cache.embedding_cache_size,
                            config->cache.embedding_cache_bytes);
+    endpoints_renew_selftests(&s->endpoints);
+    if (s->selftests)
+        arm_timer(s);
 }
 
 /* Settles one item at once, or hangs it into its text's flight. */

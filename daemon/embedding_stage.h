@@ -63,7 +63,7 @@ struct embedding_stage_hooks {
     /* The state changed; error is the reason ("" for EMBEDDING_OK). For the log. */
     void (*on_state)(void *context, enum embedding_state state, const char *error);
     /* A server's self-test was made. For the log. */
-    void (*on_selftest)(void *context, const struct endpoint *endpoint);
+    void (*on_selftest)(void *context, const char *url, const struct embedding_selftest *found);
     /* cache.file was read at the start (with what was found) or written; error: 0 or a negative
      * errno. For the log. */
     void (*on_cache_file)(void *context, const char *what, int error, const char *text);

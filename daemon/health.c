@@ -116,15 +116,19 @@ static void read_rates(const struct server *server, const struct figures *figure
     set_hit_rate(&ret[ALERT_CACHE_HIT_RATE], server, &figures->embedding.cache);
 }
 
-static bool batches_differ(const struct endpoints *endpoints)
+/* Where texts go one by one nobody sees it. */
+static bool batches_differ(const struct config *config, const struct endpoints *endpoints)
 {
+    if (config->embedding.request_inputs == 1)
+        return false;
     for (unsigned i = 0; i < endpoints->count; i++)
         if (endpoints->list[i].selftest.state == SELFTEST_WARNING)
             return true;
     return false;
 }
 
-static void read_states(const struct figures *figures, struct alert_figure *ret)
+static void read_states(const struct config *config, const struct figures *figures,
+                        struct alert_figure *ret)
 {
     const struct batcher_status *batcher = &figures->batcher;
     /* Before the first write only the backfill has tried to connect. */
@@ -142,7 +146,8 @@ static void read_states(const struct figures *figures, struct alert_figure *ret)
               "records were unreadable at the start and set aside");
     set_state(&ret[ALERT_EMBEDDER_DOWN], figures->embedding.state == EMBEDDING_FAILING,
               figures->embedding.last_error);
-    set_state(&ret[ALERT_EMBEDDER_BATCHES_DIFFER], batches_differ(figures->embedding.endpoints),
+    set_state(&ret[ALERT_EMBEDDER_BATCHES_DIFFER],
+              batches_differ(config, figures->embedding.endpoints),
               "a server gives other vectors in batches than alone: see embedding.servers");
 }
 
@@ -158,7 +163,7 @@ void health_look(struct server *server, const struct figures *figures)
     clock_gettime(CLOCK_REALTIME, &wall);
     read_numbers(server, figures, read);
     read_rates(server, figures, read);
-    read_states(figures, read);
+    read_states(server->config, figures, read);
     alerts_update(&server->health.alerts, read, &settings, uv_hrtime() / 1000000u,
                   (uint64_t)wall.tv_sec * 1000 + (uint64_t)wall.tv_nsec / 1000000u, on_change);
 }

@@ -252,19 +252,18 @@ static void on_embedding_state(void *context, enum embedding_state state, const 
         log_info("embedder.ok");
 }
 
-static void on_selftest(void *context, const struct endpoint *endpoint)
+static void on_selftest(void *context, const char *url_in_use,
+                        const struct embedding_selftest *found)
 {
     char url[128];
 
     (void)context;
-    endpoint_shown_url(endpoint->url, url);
-    if (endpoint->selftest.state == SELFTEST_PASSED)
-        log_info("embedder.self_test url=%s result=passed text=\"%s\"", url,
-                 endpoint->selftest.text);
+    endpoint_shown_url(url_in_use, url);
+    if (found->state == SELFTEST_PASSED)
+        log_info("embedder.self_test url=%s result=passed text=\"%s\"", url, found->text);
     else
         log_warning("embedder.self_test url=%s result=%s text=\"%s\"", url,
-                    endpoint->selftest.state == SELFTEST_DUE ? "failed" : "warning",
-                    endpoint->selftest.text);
+                    found->state == SELFTEST_DUE ? "failed" : "warning", found->text);
 }
 
 static void on_cache_file(void *context, const char *what, int error, const char *text)

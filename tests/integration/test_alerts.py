@@ -103,6 +103,13 @@ class Alerts(Scenario):
         eventually(look, seconds, f"the end of alert {name}")
         self.assertRegex(self.d.log(), rf"(?m) info alert\.cleared name={name} ")
 
+    def eased(self, name, since):
+        """Waits until the alert is a warning only, the same one as before."""
+        eventually(lambda: self.find(name)["severity"] == "warning", 15, f"alert {name} easing")
+        alert = self.find(name)
+        self.assertEqual(alert["since_ms"], since)
+        self.assertRegex(self.d.log(), rf'(?m) warning alert\.eased name={name} severity=warning text=".+"$')
+
     def store(self, count=1, options=None, **more):
         with self.d.client(timeout=60) as client:
             for _ in range(count):
@@ -226,6 +233,35 @@ class Alerts(Scenario):
         self.cleared("embedder_down", 30)
         self.cleared("embedding_backlog", 30)
 
+    def test_an_embedder_that_spoils_batches(self):
+        """Goal of this test: an embedder whose vectors differ in batches is told until its self-test,
+        which a reload makes again, passes, or until texts go to it one by one; while it is away the
+        finding stands."""
+        ollama = self.ollama()
+        ollama.degrade = True
+        config = self.directory / "convstored.conf"
+        config.touch()
+        self.d = self.daemon(self.shared_postgres(), arguments=("--config", str(config)), **FAST,
+                             embedding__provider="ollama", embedding__url=ollama.url, embedding__self_test="true")
+
+        def reload(inputs=100):
+            config.write_text(f"[embedding]\nrequest_inputs = {inputs}\n")
+            with self.d.control() as control:
+                control.request("reload")
+        self.assertIn("batches", self.raised("embedder_batches_differ")["text"])
+        reload(1)
+        self.cleared("embedder_batches_differ", 3)
+        reload()
+        self.raised("embedder_batches_differ")
+        ollama.mode = "failed"
+        before = ollama.requests
+        reload()
+        eventually(lambda: ollama.requests > before and self.find("embedder_down"), 15, "the failed self-test")
+        self.assertIsNotNone(self.find("embedder_batches_differ"))
+        ollama.mode, ollama.degrade = "ok", False
+        self.cleared("embedder_batches_differ", 30)
+        self.assertEqual(self.d.stats()["embedding"]["servers"][0]["self_test"]["state"], "passed")
+
     def test_the_cache(self):
         """Goal of this test: where cache_hit_rate is set, texts that are all new raise it, and texts
         that come again clear it."""
@@ -251,7 +287,7 @@ class Alerts(Scenario):
 
     def test_little_space(self):
         """Goal of this test: the journal's disk fills up: a warning, then critical, long before
-        anything is refused; space ends it."""
+        anything is refused; some space eases it, more ends it."""
         wrapper, inside, outside = test_disk.Disk.small_disk(self, "16m")
         self.d = self.daemon(wrapper=wrapper, journal__directory=inside / "journal", **FAST,
                              **{**SMALL, "journal__max_bytes": "4MiB"}, alerts__disk_space_warning_bytes="8MiB",
@@ -264,6 +300,8 @@ class Alerts(Scenario):
             alert = self.raised("disk_space", severity)
             self.assertRegex(alert["text"], r"^space left on the journal's disk: \d\.\d MiB, threshold [48]\.0 MiB$")
         self.store()
+        os.truncate(filler, 8 << 20)
+        self.eased("disk_space", since=alert["since_ms"])
         os.unlink(filler)
         self.cleared("disk_space")
 
