@@ -28,6 +28,8 @@ struct call {
     uv_timer_t timer; /* used with timeout_ms only */
     uint32_t timeout_ms;
     uint32_t due;
+    uint32_t acked; /* settled well before the reply; timed when that is sent */
+    uint64_t begun_ns;
     uint32_t count;
     struct call_item items[];
 };
@@ -99,6 +101,8 @@ static void answer(struct call *call, const struct wire_error *error)
 
     if (session_is_open(s))
         pack_answer(call, error);
+    if (call->acked > 0)
+        session_time_reply(s, call->begun_ns, call->acked);
     call->session = NULL;
     if (call->timer_open && !uv_is_closing((uv_handle_t *)&call->timer))
         uv_close((uv_handle_t *)&call->timer, on_timer_closed);
@@ -149,6 +153,7 @@ struct call *call_new(uv_loop_t *loop, struct session *s, uint32_t msgid, enum c
     call->kind = kind;
     call->wait_stored = options->wait_stored;
     call->due = call->count = count;
+    call->begun_ns = session_readable_ns(s);
     session_hold(s);
     if (options->timeout_ms > 0)
         start_timer(call, loop, options->timeout_ms);
@@ -166,6 +171,11 @@ bool call_waits_stored(const struct call *call)
     return call->wait_stored;
 }
 
+bool call_is_answered(const struct call *call)
+{
+    return call->session == NULL;
+}
+
 void call_settle(struct call *call, uint32_t index, const struct wire_error *err)
 {
     struct call_item *item = &call->items[index];
@@ -178,6 +188,7 @@ void call_settle(struct call *call, uint32_t index, const struct wire_error *err
         else
             item->error = &no_memory;
     }
+    call->acked += err == NULL && !call->wait_stored && call->session != NULL;
     call->due--;
     if (call->due == 0 && call->session != NULL)
         answer(call, call->kind == CALL_STORE ? err : NULL);

@@ -28,6 +28,9 @@ void call_set_id(struct call *call, uint32_t index, const uint8_t id[16]);
 /* true: the items are due when they are rows; false: when they are durable. */
 bool call_waits_stored(const struct call *call);
 
+/* true: its time was up, and the reply is out. */
+bool call_is_answered(const struct call *call);
+
 /* One item has come to its end: err NULL, or why not (copied). With the last one the reply goes out
  * and the call is gone: whoever settles an item forgets the call. */
 void call_settle(struct call *call, uint32_t index, const struct wire_error *err);

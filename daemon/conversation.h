@@ -39,7 +39,7 @@ struct conversation {
     struct conversation *next;        /* in whatever list its owner keeps */
     LIST_ENTRY(conversation) waiting; /* the loop's, see waiting.h */
     uint64_t seq;                     /* the journal's number for it; 0 before it has one */
-    uint64_t read_ns;                 /* uv_hrtime() when its message was read; 0 after a replay */
+    uint64_t read_ns;                 /* uv_hrtime() when its message came; 0 after a replay */
     struct call *call;                /* the request that waits for it, or NULL */
     uint32_t call_index;              /* its place in that request's list */
     uint32_t attempts;                /* batches that it was in and that failed */

@@ -245,7 +245,7 @@ static struct read *read_new(struct rpc *rpc, struct wire_error *err)
         return NULL;
     read->query = (struct query){.run = run_read, .done = on_read};
     read->reads = reads;
-    read->begun_ns = uv_hrtime();
+    read->begun_ns = session_readable_ns(rpc->session);
     read->query.due_ns = read->begun_ns + timeout_ns(reads);
     read->pgread = (struct pgread){
         .request = &read->request, .model = &server->model, .language = reads->language};

@@ -48,6 +48,21 @@ static void on_session_end(void *owner)
     listener_accept_waiting(server->control_listener);
 }
 
+void server_count_acks(struct server *server, uint64_t begun_ns, uint32_t count, uint64_t sent_ns)
+{
+    uint64_t took_ns = sent_ns - begun_ns;
+
+    if (took_ns > PRECEDENCE_SLOW_NS)
+        server->stats.slow_acks += count;
+    for (uint32_t i = 0; i < count; i++)
+        stats_record(&server->stats, OPERATION_QUEUE, took_ns, true);
+}
+
+static void on_sent(void *owner, uint64_t begun_ns, uint32_t count, uint64_t sent_ns)
+{
+    server_count_acks(owner, begun_ns, count, sent_ns);
+}
+
 /* What the journal's refusal means to a client. */
 static enum wire_code refuse(const struct server *server, int rc, struct wire_error *err)
 {
@@ -102,11 +117,8 @@ enum wire_code server_take(struct server *server, struct conversation *c, struct
 static void on_durable(void *owner, struct conversation *c)
 {
     struct server *server = owner;
-    uint64_t took_ns = uv_hrtime() - c->read_ns;
 
     server->stats.accepted++;
-    server->stats.slow_acks += took_ns > PRECEDENCE_SLOW_NS;
-    stats_record(&server->stats, OPERATION_QUEUE, took_ns, true);
     store_on_durable(server, c);
 }
 
@@ -308,8 +320,8 @@ static int start_listeners(struct server *server, char *error)
 
 static int start_sessions(struct server *server)
 {
-    static const struct sessions_callbacks callbacks = {.on_message = on_message,
-                                                        .on_session_end = on_session_end};
+    static const struct sessions_callbacks callbacks = {
+        .on_message = on_message, .on_session_end = on_session_end, .on_sent = on_sent};
     struct sessions_config limits = settings_sessions(server->config);
 
     return sessions_new(server->loop, &limits, &callbacks, server, &server->sessions);

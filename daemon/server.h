@@ -83,8 +83,8 @@ enum wire_code server_take(struct server *server, struct conversation *c, struct
 /* A conversation has come to its end: a row, a dead letter, or forgotten. */
 void server_settle(struct server *server, uint64_t seq, enum row_verdict verdict);
 
-/* Tells the journal how much the backlog can take. */
-void server_offer_room(struct server *server);
+/* `count` conversations whose message could be read at begun_ns were acknowledged at sent_ns. */
+void server_count_acks(struct server *server, uint64_t begun_ns, uint32_t count, uint64_t sent_ns);
 
 /* Batches leave at once while a flush or forget waits or the daemon drains; called whenever either
  * may have changed. */

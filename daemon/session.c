@@ -56,6 +56,7 @@ void session_close(struct session *s)
     if (s->dirty)
         TAILQ_REMOVE(&s->set->dirty, s, dirty_link);
     s->parked = s->dirty = false;
+    session_report_sent(s);
     msgpack_sbuffer_destroy(&s->out);
     free(s->farewell);
     s->farewell = NULL;
@@ -102,7 +103,12 @@ void session_fail(struct session *s, bool has_msgid, uint32_t msgid, const struc
 
 static void on_prepare(uv_prepare_t *prepare)
 {
-    sessions_flush(prepare->data);
+    struct sessions *set = prepare->data;
+
+    sessions_flush(set);
+    set->waits_ns = uv_hrtime();
+    set->waited_ns = uv_metrics_idle_time(set->loop);
+    set->woke_ns = 0;
 }
 
 int sessions_new(uv_loop_t *loop, const struct sessions_config *config,
@@ -121,6 +127,8 @@ int sessions_new(uv_loop_t *loop, const struct sessions_config *config,
     TAILQ_INIT(&set->parked);
     TAILQ_INIT(&set->dirty);
     TAILQ_INIT(&set->partials);
+    rc = uv_loop_configure(loop, UV_METRICS_IDLE_TIME); /* tells when the loop woke */
+    assert(rc == 0);
     rc = uv_prepare_init(loop, &set->prepare);
     assert(rc == 0);
     set->prepare.data = set;

@@ -26,6 +26,9 @@ struct sessions_callbacks {
     void (*on_message)(void *owner, struct session *s, const void *data, size_t len);
     /* A session has ended: there is room for another one. */
     void (*on_session_end)(void *owner);
+    /* A reply named to session_time_reply() was handed to the kernel just now, or to libuv where
+     * the peer does not read, or it will never be since the session has ended. */
+    void (*on_sent)(void *owner, uint64_t begun_ns, uint32_t count, uint64_t sent_ns);
 };
 
 int sessions_new(uv_loop_t *loop, const struct sessions_config *config,
@@ -63,6 +66,13 @@ size_t sessions_unread(const struct sessions *set);
 
 /* The packer for one reply; what is packed goes out before the loop waits again. */
 msgpack_packer *session_reply(struct session *s);
+
+/* When the bytes of the message that is handled right now could be read, in uv_hrtime()'s time: as
+ * near as the loop can know. */
+uint64_t session_readable_ns(const struct session *s);
+
+/* The reply packed last answers `count` things that began at begun_ns: see on_sent. */
+void session_time_reply(struct session *s, uint64_t begun_ns, uint32_t count);
 
 /* A request whose reply is due later holds its session: between the two calls s stays valid, open
  * or not, and a session that is ending waits for the reply. */

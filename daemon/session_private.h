@@ -26,6 +26,12 @@ struct farewell {
     struct wire_error error;
 };
 
+/* A reply whose time is taken when it is sent. */
+struct timed_reply {
+    uint64_t begun_ns;
+    uint32_t count;
+};
+
 struct session {
     uint32_t magic;
     enum session_state state;
@@ -38,12 +44,15 @@ struct session {
     bool dirty;   /* in set->dirty */
     struct scan scan;
     struct inbox inbox;    /* a message that has not come whole, or what a stop left unread */
+    uint64_t readable_ns;  /* when the bytes read last could be read */
     bool consuming;        /* inside consume(): an answer given there must not start another one */
     unsigned in_flight;    /* requests whose reply is due */
     msgpack_sbuffer out;   /* packed, not yet given to the socket */
     bool out_short;        /* memory ran out in the middle of a reply: nothing more may be sent */
     size_t unsent;         /* given to libuv, not yet taken by the socket */
     msgpack_packer packer; /* writes to out */
+    struct timed_reply *timed; /* among what is in out */
+    unsigned timed_count, timed_room;
     struct farewell *farewell;
     TAILQ_ENTRY(session) all;
     TAILQ_ENTRY(session) parked_link;
@@ -60,6 +69,9 @@ struct sessions {
     struct sessions_callbacks callbacks;
     void *owner;
     uv_prepare_t prepare; /* flushes replies before the loop waits */
+    uint64_t waits_ns;    /* when it began to wait the last time, */
+    uint64_t waited_ns;   /* and how long it had waited until then, since its start */
+    uint64_t woke_ns;     /* when it woke; 0: nobody has asked since */
     bool paused;
     bool closing;
     void (*on_closed)(void *owner);
@@ -90,6 +102,7 @@ void session_drop_inbox(struct session *s);
 
 /* session_write.c */
 int session_pack_out(void *session, const char *bytes, size_t len); /* for its msgpack_packer */
-void session_mark_dirty(struct session *s); /* flushed before the loop waits, and then read on */
+void session_mark_dirty(struct session *s);  /* flushed before the loop waits, and then read on */
+void session_report_sent(struct session *s); /* tells on_sent of the replies to be timed */
 
 #endif

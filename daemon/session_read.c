@@ -173,6 +173,19 @@ static void on_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *ret)
                                : uv_buf_init(NULL, 0);
 }
 
+/* The loop may have handled others since it woke: those bytes have waited from then on. */
+static uint64_t woke_ns(struct sessions *set)
+{
+    if (set->woke_ns == 0)
+        set->woke_ns = set->waits_ns + uv_metrics_idle_time(set->loop) - set->waited_ns;
+    return set->woke_ns;
+}
+
+uint64_t session_readable_ns(const struct session *s)
+{
+    return s->readable_ns;
+}
+
 static void on_read(uv_stream_t *stream, ssize_t nread, const uv_buf_t *buffer)
 {
     struct session *s = session_of(stream->data);
@@ -184,6 +197,7 @@ static void on_read(uv_stream_t *stream, ssize_t nread, const uv_buf_t *buffer)
     } else if (nread < 0 && nread != UV_ENOBUFS) {
         session_close(s);
     } else if (nread > 0) {
+        s->readable_ns = woke_ns(s->set);
         take_bytes(s, (const uint8_t *)buffer->base, (size_t)nread);
     }
     if (s->state == SESSION_OPEN && !session_may_read(s))

@@ -8,6 +8,8 @@
 
 #include "daemon/log.h"
 
+#define TIMED_ROOM 4 /* replies whose time is taken, to begin with; then twice as many */
+
 struct write_request {
     uv_write_t uv;
     struct session *session;
@@ -68,6 +70,43 @@ static void session_go_on(struct session *s)
         session_pump(s);
 }
 
+void session_report_sent(struct session *s)
+{
+    struct sessions *set = s->set;
+    uint64_t now = s->timed_count > 0 ? uv_hrtime() : 0;
+
+    for (unsigned i = 0; i < s->timed_count; i++)
+        set->callbacks.on_sent(set->owner, s->timed[i].begun_ns, s->timed[i].count, now);
+    free(s->timed);
+    s->timed = NULL;
+    s->timed_count = s->timed_room = 0;
+}
+
+/* Room for one more. Without memory, or a peer, the reply counts as sent at once. */
+static bool timed_room(struct session *s)
+{
+    unsigned room = s->timed_room > 0 ? 2 * s->timed_room : TIMED_ROOM;
+    struct timed_reply *timed;
+
+    if (!session_is_open(s) || s->timed_count < s->timed_room)
+        return session_is_open(s);
+    timed = realloc(s->timed, room * sizeof *timed);
+    if (timed == NULL)
+        return false;
+    s->timed = timed;
+    s->timed_room = room;
+    return true;
+}
+
+void session_time_reply(struct session *s, uint64_t begun_ns, uint32_t count)
+{
+    if (!timed_room(s)) {
+        s->set->callbacks.on_sent(s->set->owner, begun_ns, count, uv_hrtime());
+        return;
+    }
+    s->timed[s->timed_count++] = (struct timed_reply){begun_ns, count};
+}
+
 static void session_flush(struct session *s)
 {
     uv_buf_t buffer = uv_buf_init(s->out.data, (unsigned)s->out.size);
@@ -84,6 +123,7 @@ static void session_flush(struct session *s)
     }
     if (s->unsent == 0)
         written = uv_try_write((uv_stream_t *)&s->pipe, &buffer, 1);
+    session_report_sent(s);
     if (written < 0 && written != UV_EAGAIN) {
         session_close(s);
     } else if (written >= 0 && (size_t)written == s->out.size) {

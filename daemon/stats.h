@@ -11,12 +11,12 @@
 
 /* The daemon's own operations. */
 enum operation {
-    OPERATION_QUEUE,        /* message read -> ack sent */
+    OPERATION_QUEUE,        /* message readable -> ack handed to the kernel */
     OPERATION_JOURNAL_SYNC, /* one group written and synced */
     OPERATION_EMBEDDING,    /* one request to the embedder */
     OPERATION_BATCH_INSERT, /* one batch written: the database's answer to one transaction */
-    OPERATION_END_TO_END,   /* message read -> row committed; error: a dead letter */
-    OPERATION_READ,         /* status, get, list, search: message read -> answer sent */
+    OPERATION_END_TO_END,   /* message readable -> row committed; error: a dead letter */
+    OPERATION_READ,         /* status, get, list, search: message readable -> answer packed */
     OPERATION_COUNT,
 };
 

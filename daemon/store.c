@@ -31,7 +31,7 @@ static int read_conversation(struct rpc *rpc, const char *field, struct conversa
     *ret = conversation_new(&fields, fields.id, wall_clock_us());
     if (*ret == NULL)
         return wire_fail(err, WIRE_INTERNAL, "out of memory; send again");
-    (*ret)->read_ns = uv_hrtime();
+    (*ret)->read_ns = session_readable_ns(rpc->session);
     return 0;
 }
 
@@ -209,6 +209,8 @@ void store_on_durable(struct server *server, struct conversation *c)
     struct wire_error err;
 
     c->call = NULL;
+    if (call == NULL || call_waits_stored(call) || call_is_answered(call))
+        server_count_acks(server, c->read_ns, 1, uv_hrtime()); /* no reply goes out for it now */
     if (call == NULL)
         return;
     if (!call_waits_stored(call)) {
