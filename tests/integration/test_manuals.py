@@ -10,6 +10,7 @@ from harness import BUILD, ROOT, clean_environment
 
 PAGES = {name: ROOT / place / name for place, name in (
     ("daemon", "convstored.8"), ("client", "convstorectl.1"), ("client", "libconvstore.3"),
+    ("client", "convstore-bench.1"),
     ("config", "convstored.conf.5"), ("proto", "convstore-protocol.7"))}
 PROFILES = sorted((ROOT / "config").glob("*-*.conf"))
 
@@ -91,6 +92,13 @@ class Manuals(unittest.TestCase):
         """Goal of this test: each option of convstored has its entry."""
         options = re.findall(r"^  -(-[\w-]+)", run(BUILD / "convstored", "--help").stdout, re.M)
         self.assert_entries("convstored.8", options, r"^\.It Fl {}( |$)")
+
+    def test_the_load_generator(self):
+        """Goal of this test: each command and option of convstore-bench has its entry."""
+        told = run(BUILD / "convstore-bench", "--help").stdout
+        self.assert_entries("convstore-bench.1", re.findall(r"^  ([a-z][\w-]+)  ", told, re.M), r"^\.It Ic {}$")
+        options = re.findall(r"(?:^| ) -(-\w+)", told, re.M)
+        self.assert_entries("convstore-bench.1", options, r"^\.It Fl {}( |$)")
 
     def test_functions(self):
         """Goal of this test: each public function of convstore.h has its synopsis and is explained."""
