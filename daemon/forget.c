@@ -4,14 +4,14 @@
  * rows that a second call removes, and never brings one back.
  *
  * The hard thing is a promoted standby that lacks the last transactions, the removal among them:
- * then the rows are there again, and all that is remembered is removed once more. */
+ * then the rows are there again, and all that is remembered is removed once more, as far as it was
+ * stored before: a user who was forgotten may have come back. */
 #include "daemon/forget.h"
 
 #include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "daemon/journal.h"
 #include "daemon/log.h"
@@ -24,6 +24,9 @@
 #include "proto/uuid.h"
 
 #define TRIES_MAX 5 /* of a transaction that met a deadlock or a lock's time-out */
+#define AGAIN_TRIES_MAX                                                                            \
+    600 /* of what a promotion may have brought back: the server may be starting */
+#define AGAIN_MS 1000
 
 struct forget {
     struct query query; /* first: a query is cast to this */
@@ -75,17 +78,31 @@ static void finish(struct forget *f, const struct wire_error *err)
 static int run_forget(struct query *query, PGconn *conn)
 {
     struct forget *f = (struct forget *)query;
-    const struct forgotten_entry *entries = f->all != NULL ? f->all : &f->entry;
+    struct forgotten_entry *entries = f->all != NULL ? f->all : &f->entry;
     size_t count = f->all != NULL ? f->all_count : 1;
     char id[UUID_TEXT_LEN + 1];
 
     for (size_t i = 0; i < count; i++) {
+        if (f->all != NULL && entries[i].stored_until_us == 0)
+            continue; /* whoever asked was told to ask again */
         uuid_format(entries[i].id, id);
-        if (pgforget(conn, entries[i].user_id, entries[i].has_id ? id : NULL, &f->removed,
-                     &query->error) != 0)
+        if (pgforget(conn, entries[i].user_id, entries[i].has_id ? id : NULL,
+                     &entries[i].stored_until_us, &f->removed, &query->error) != 0)
             return -1;
     }
     return 0;
+}
+
+static void ask_database(struct forget *f);
+
+static void on_again(uv_timer_t *timer)
+{
+    struct forget *f = timer->data;
+
+    if (f->server->state == SERVER_SERVING)
+        ask_database(f);
+    else
+        finish(f, NULL); /* the queries may be closed */
 }
 
 static void on_removed(struct query *query)
@@ -93,11 +110,21 @@ static void on_removed(struct query *query)
     struct forget *f = (struct forget *)query;
     const struct pg_error *error = &query->error;
     struct wire_error err;
+    int rc;
 
-    if (error->fault == PG_FAULT_PASSING && ++f->tries < TRIES_MAX &&
+    if (f->all == NULL && error->fault == PG_FAULT_PASSING && ++f->tries < TRIES_MAX &&
         f->server->state == SERVER_SERVING && queries_submit(f->server->queries, query) == 0)
         return;
+    if (f->all != NULL && error->fault != PG_FAULT_NONE && ++f->tries < AGAIN_TRIES_MAX &&
+        f->server->state == SERVER_SERVING) {
+        uv_timer_start(&f->timer, on_again, AGAIN_MS, 0);
+        return;
+    }
     if (error->fault == PG_FAULT_NONE) {
+        rc = f->all == NULL ? forgotten_removed(&f->server->forgets.forgotten, &f->entry) : 0;
+        if (rc != 0)
+            log_error("forget.not_noted error=\"%s\" advice=\"after a promotion forget again\"",
+                      strerror(-rc));
         embedding_stage_clear_cache(f->server->embedding);
         reads_clear_cache(&f->server->reads);
         log_info("forget.done what=%s removed=%ju",
@@ -236,21 +263,12 @@ static size_t count_in_memory(const struct server *server, const struct forgotte
     return count;
 }
 
-static int64_t wall_clock_us(void)
-{
-    struct timespec now;
-
-    clock_gettime(CLOCK_REALTIME, &now);
-    return (int64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000;
-}
-
 static int remember(struct server *server, const struct read_request *request, struct forget *f,
                     struct wire_error *err)
 {
     int rc;
 
     f->entry = (struct forgotten_entry){.last_seq = journal_last_seq(server->journal),
-                                        .at_us = wall_clock_us(),
                                         .has_id = request->has_id};
     memcpy(f->entry.id, request->id, sizeof f->entry.id);
     memcpy(f->entry.user_id, request->user_id, strlen(request->user_id));

@@ -176,6 +176,19 @@ int forgotten_add(struct forgotten *f, const struct forgotten_entry *entry)
     return 0;
 }
 
+int forgotten_removed(struct forgotten *f, const struct forgotten_entry *entry)
+{
+    for (size_t i = 0; i < f->count; i++) {
+        struct forgotten_entry *known = &f->entries[i];
+
+        if (known->last_seq == entry->last_seq && known->has_id == entry->has_id &&
+            memcmp(known->id, entry->id, sizeof known->id) == 0 &&
+            strcmp(known->user_id, entry->user_id) == 0)
+            known->stored_until_us = entry->stored_until_us;
+    }
+    return save(f->directory, f->entries, f->count);
+}
+
 bool forgotten_matches(const struct forgotten_entry *entry, const struct conversation *c)
 {
     const uint8_t *id = conversation_header(c)->id;

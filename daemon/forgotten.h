@@ -15,7 +15,7 @@
  * last_seq. */
 struct forgotten_entry {
     uint64_t last_seq;
-    int64_t at_us; /* when; no clock decides what is covered, since clocks are set back */
+    int64_t stored_until_us; /* by the database's clock: rows that are covered; 0: not removed */
     bool has_id;
     uint8_t id[16];
     char user_id[USER_ID_MAX_BYTES + 1];
@@ -38,6 +38,10 @@ void forgotten_done(struct forgotten *f);
 /* Adds an entry, durably. 0, -ENOSPC at FORGOTTEN_MAX, or another negative errno, and then it is
  * not there. Blocks for one sync. */
 int forgotten_add(struct forgotten *f, const struct forgotten_entry *entry)
+    __attribute__((warn_unused_result));
+
+/* The rows of an entry that was added are removed: how far, durably. 0 or a negative errno. */
+int forgotten_removed(struct forgotten *f, const struct forgotten_entry *entry)
     __attribute__((warn_unused_result));
 
 bool forgotten_matches(const struct forgotten_entry *entry, const struct conversation *c);

@@ -26,8 +26,7 @@ static struct forgotten start(uint64_t first_seq, uint64_t last_seq)
 
 static void add(struct forgotten *f, const char *user, uint64_t last_seq, int id)
 {
-    struct forgotten_entry entry = {
-        .last_seq = last_seq, .at_us = 1000, .has_id = id >= 0, .id = {(uint8_t)id}};
+    struct forgotten_entry entry = {.last_seq = last_seq, .has_id = id >= 0, .id = {(uint8_t)id}};
 
     strcpy(entry.user_id, user);
     assert_int_equal(forgotten_add(f, &entry), 0);
@@ -133,7 +132,7 @@ static void a_damaged_file_stops_the_start(void **state)
 
 static void what_cannot_be_written_is_not_forgotten(void **state)
 {
-    struct forgotten_entry entry = {.last_seq = 1, .at_us = 1};
+    struct forgotten_entry entry = {.last_seq = 1};
     struct forgotten f;
 
     (void)state;
