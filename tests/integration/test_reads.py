@@ -288,7 +288,7 @@ class Reads(Scenario):
             waiting = [client.send("get", "ann", large["id"]) for _ in range(60)]
             # Answered in turn: this one behind all of them.
             self.assertEqual(len(self.ask(d, "get", "ann", large["id"])["transcript"]), 4_000_000)
-        self.assertLess(d.memory()[1], 300e6)
+        self.assertLess(d.memory()[1], 600e6)  # of 720 MB; a sanitizer keeps what is freed for a while
         for client in lazy:
             answers = [client.reply(msgid) for msgid in waiting]
             whole = [result for error, result in answers if error is None]
