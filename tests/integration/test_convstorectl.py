@@ -116,6 +116,7 @@ class Convstorectl(Scenario):
         daemon = self.daemon(postgres)
         ids = [str(uuid.uuid4()) for _ in range(4000)]
         process = start_import(daemon, "--connections", "2", "-")
+        stopped = threading.Event()
 
         def feed():
             for at, identity in enumerate(ids):
@@ -123,12 +124,15 @@ class Convstorectl(Scenario):
                 if at % 100 == 0:
                     process.stdin.flush()
                     time.sleep(0.02)
+                if at == 3000:
+                    stopped.wait()  # so that some are left for after it
             process.stdin.close()
 
         feeder = threading.Thread(target=feed)
         feeder.start()
-        time.sleep(0.2)
+        eventually(lambda: daemon.stats()["operations"]["queue"]["count"] >= 500, 20, "an import under way")
         self.assertEqual(daemon.stop(), 0)
+        stopped.set()
         time.sleep(0.3)
         daemon.start()
         feeder.join()
