@@ -21,7 +21,7 @@ import unittest
 
 import psycopg2
 
-from limits import SCALE, eventually, scaled
+from limits import LEAST_SECONDS, SCALE, eventually, scaled
 from ollama import FakeOllama, vector
 from rpc import Client, RpcError, conversation, pack
 
@@ -229,10 +229,10 @@ class Daemon:
         self.process.wait()
         self.exit_seen = True
 
-    def client(self, timeout=10.0):
+    def client(self, timeout=LEAST_SECONDS):
         return Client(self.socket, timeout)
 
-    def control(self, timeout=10.0):
+    def control(self, timeout=LEAST_SECONDS):
         return Client(self.control_socket, timeout)
 
     def flush(self, seconds=30):

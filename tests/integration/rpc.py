@@ -11,7 +11,7 @@ import time
 
 import msgpack
 
-from limits import scaled
+from limits import LEAST_SECONDS, scaled
 
 RECEIVE_BYTES = 256 * 1024
 
@@ -41,8 +41,8 @@ def conversation(user_id="user-1", transcript="User: Hello\nAI: Hello, how can I
 class Client:
     """One connection. Replies may come in any order; those not asked for yet are kept."""
 
-    def __init__(self, path, timeout=10.0):
-        self.timeout = scaled(timeout)
+    def __init__(self, path, timeout=LEAST_SECONDS):
+        self.timeout = scaled(max(timeout, LEAST_SECONDS))
         self.next_msgid = 1
         self.kept = {}  # msgid -> (error, result)
         self.ended = False

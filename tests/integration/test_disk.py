@@ -21,6 +21,7 @@ sys.path.insert(0, str(ROOT / "tests" / "campaign"))
 from swarm import Book, Swarm, flush  # noqa: E402
 
 MIB = 1 << 20
+LOAD_SECONDS = 60  # at most: hundreds of syncs, on a slow disk
 LIMITS = {"batch__flush_interval_ms": 5, "batch__batch_timeout_ms": 10, "embedding__provider": "none"}
 
 
@@ -51,9 +52,10 @@ class Disk(Scenario):
         return self.daemon(postgres, wrapper=wrapper, env={"ASAN_OPTIONS": options},
                            **LIMITS, **settings)
 
-    def load(self, daemon, seconds, until=None):
+    def load(self, daemon, until=None):
+        """Until that is true, or the daemon is gone."""
         self.assertTrue(self.swarm.connect(daemon.socket))
-        self.swarm.run(scaled(seconds), until)
+        self.swarm.run(scaled(LOAD_SECONDS), until)
 
     def check_restart(self, daemon, postgres):
         """Without the fault everything acked becomes a row."""
@@ -70,7 +72,7 @@ class Disk(Scenario):
         d = self.traced(None, call, fault, journal__segment_bytes="1MiB",
                         listen__max_message_bytes="512KiB",
                         database__conninfo=f"host={self.directory}/nowhere")
-        self.load(d, 30)
+        self.load(d)
         self.assertEqual(self.swarm.connections, [], "the daemon went on after its disk failed")
         self.assertEqual(d.wait_exit(), 1)
         self.assertRegex(d.log(), rf'error journal\.failed error="{error}" what="journal: {step} failed')
@@ -126,7 +128,7 @@ class Disk(Scenario):
                 stall.update(sent=self.book.sent - self.swarm.acks, acks=self.swarm.acks)
             return bool(stall) and self.swarm.acks > stall["acks"] + 1000
 
-        self.load(d, 30, stalled)
+        self.load(d, stalled)
         self.assertTrue(stall, "no stall was seen")
         self.assertGreater(self.swarm.acks, stall["acks"] + 1000, "it did not go on")
         if SCALE == 1:
@@ -134,7 +136,7 @@ class Disk(Scenario):
         # Four thousand would be in flight if everything were read; the rest waits in the clients.
         queued = sum(len(c.out) > 0 for c in self.swarm.connections)
         self.swarm.limit = 0
-        self.swarm.run(scaled(30), self.swarm.idle)
+        self.swarm.run(scaled(LOAD_SECONDS), self.swarm.idle)
         self.assertEqual((self.swarm.errors, self.book.acked()), ({}, len(self.book)))
         flush(d)
         self.assertEqual(self.book.check(pg), len(self.book))
@@ -149,7 +151,7 @@ class Disk(Scenario):
                         listen__max_message_bytes="512KiB", **LIMITS)
         flush(d)
         pg.stop()
-        self.load(d, 20, lambda: self.swarm.errors.get("QUEUE_FULL", 0) > 100)
+        self.load(d, lambda: self.swarm.errors.get("QUEUE_FULL", 0) > 100)
         self.assertGreater(self.swarm.errors.get("QUEUE_FULL", 0), 100)
         with d.client() as client, self.assertRaises(RpcError) as raised:
             client.request("store", conversation())
@@ -160,7 +162,7 @@ class Disk(Scenario):
         self.assertLessEqual(used, 6 * MIB, "max_bytes and the two segments in reserve")
         full_at = self.book.acked()
         pg.start()
-        self.swarm.run(scaled(20), lambda: self.book.acked() > 3 * full_at)
+        self.swarm.run(scaled(LOAD_SECONDS), lambda: self.book.acked() > 3 * full_at)
         self.assertGreater(self.book.acked(), 3 * full_at)
         self.finish(d, pg)
         self.said = f"full at {full_at}, {self.swarm.errors['QUEUE_FULL']} QUEUE_FULL, then {self.rows} rows"
@@ -168,7 +170,7 @@ class Disk(Scenario):
     def finish(self, daemon, postgres):
         """Sends what is left, and compares."""
         self.swarm.limit = 0
-        self.swarm.run(scaled(30), self.swarm.idle)
+        self.swarm.run(scaled(LOAD_SECONDS), self.swarm.idle)
         flush(daemon)
         self.rows = self.book.check(postgres)
         self.assertEqual(self.rows, self.book.acked())
@@ -196,7 +198,7 @@ class Disk(Scenario):
         d = self.daemon(journal__segment_bytes="4MiB", journal__max_bytes="32MiB", **LIMITS,
                         listen__max_message_bytes="60KiB",
                         database__conninfo=f"host={self.directory}/nowhere")
-        self.load(d, 20, lambda: self.book.acked() > 3000)
+        self.load(d, lambda: self.book.acked() > 3000)
         self.swarm.disconnect()
         d.kill()
         d.settings.update({"journal.segment_bytes": "128KiB", "journal.max_bytes": "1536KiB",
@@ -204,7 +206,7 @@ class Disk(Scenario):
         d.start()
         flush(d)
         before = self.book.acked()
-        self.load(d, 10, lambda: self.book.acked() > before + 100)
+        self.load(d, lambda: self.book.acked() > before + 100)
         self.assertGreater(self.book.acked(), before + 100, d.stats())
         self.finish(d, pg)
 
@@ -220,7 +222,7 @@ class Disk(Scenario):
         filler = os.path.join(outside, "filler")
         with open(filler, "wb") as file:
             file.write(b"x" * (4 * MIB))
-        self.load(d, 20, lambda: self.swarm.errors.get("QUEUE_FULL", 0) > 100)
+        self.load(d, lambda: self.swarm.errors.get("QUEUE_FULL", 0) > 100)
         self.assertGreater(self.swarm.errors.get("QUEUE_FULL", 0), 100, d.log_tail())
         with d.client() as client, self.assertRaises(RpcError) as raised:
             client.request("store", conversation())
@@ -228,7 +230,7 @@ class Disk(Scenario):
         self.assertIn("disk is full", raised.exception.text)
         full_at = self.book.acked()
         os.unlink(filler)
-        self.swarm.run(scaled(20), lambda: self.book.acked() > full_at + 1000)
+        self.swarm.run(scaled(LOAD_SECONDS), lambda: self.book.acked() > full_at + 1000)
         self.assertGreater(self.book.acked(), full_at + 1000, "room came back and was not used")
         self.swarm.disconnect()
         d.kill()
@@ -237,7 +239,7 @@ class Disk(Scenario):
             file.write(b"x" * (free.f_bavail * free.f_frsize))
         d.start()
         pg.start()
-        self.load(d, 20, lambda: self.book.acked() > 2 * full_at + 1000)
+        self.load(d, lambda: self.book.acked() > 2 * full_at + 1000)
         self.assertGreater(self.book.acked(), 2 * full_at + 1000)
         self.finish(d, pg)
         self.said = f"full at {full_at}, {self.swarm.errors['QUEUE_FULL']} QUEUE_FULL, then {self.rows} rows"

@@ -223,7 +223,7 @@ class Systemd(Scenario):
     def test_the_watchdog(self):
         """Goal of this test: a database that hangs for longer than WatchdogSec does not get the daemon
         killed; a loop that stands still does, and it is started again with all that was acked."""
-        release = self.start_with_backlog(100, "WatchdogSec=1s\nTimeoutAbortSec=1s")
+        release = self.start_with_backlog(100, "WatchdogSec=2s\nTimeoutAbortSec=1s")
         time.sleep(3)
         self.assertEqual(self.show("NRestarts"), "0")
         stopped = self.signal(signal.SIGSTOP)
