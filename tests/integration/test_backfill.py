@@ -233,7 +233,9 @@ class Backfill(Scenario):
                 time.sleep(max(0, started + n / 1000 - time.monotonic()))
             reader.join()
         d.flush()
-        self.assertLess(d.stats()["operations"]["end_to_end"]["max_ms"], scaled(1000))
+        took = d.stats()["operations"]["end_to_end"]
+        self.assertLess(took["p50_ms"], scaled(1000))
+        self.assertLess(took["max_ms"], scaled(4000), "the embedder needs nine seconds for all of them")
         self.assertGreater(d.stats()["embedding_backlog"], 500)
         self.waits_for_backlog(d, 60)
         self.check_vectors(count)

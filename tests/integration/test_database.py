@@ -92,11 +92,10 @@ class Database(Scenario):
         loads = self.load(d)
         eventually(lambda: d.stats()["completed"] > 50, 20, "the first rows")
         killed, until = 0, time.monotonic() + 3
-        while time.monotonic() < until:
+        while killed < 6 or time.monotonic() < until:
             killed += len(pg.sql("select pg_terminate_backend(pid) from pg_stat_activity"
                                  " where backend_type = 'client backend' and pid <> pg_backend_pid()"))
             time.sleep(0.01)
-        self.assertGreater(killed, 5)
         self.check_rows(pg, d, loads)
 
     def test_a_database_that_refuses(self):

@@ -162,7 +162,8 @@ class Metrics(Scenario):
                     longest = max(longest, time.monotonic() - before)
                     acks += 1
                 time.sleep(0.05)
-        self.assertLess(longest, scaled(1), f"of {acks} acks")
+        # One sync of a busy disk may take a second; who waited for these would wait for ten.
+        self.assertLess(longest, scaled(CONNECTION_SECONDS / 2), f"of {acks} acks")
         status, _, body = get(address, "/metrics", timeout=scaled(60))
         waited = time.monotonic() - started
         self.assertEqual(status, 200)

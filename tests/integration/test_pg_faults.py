@@ -55,10 +55,10 @@ class Connections(PgFaults):
         d = self.daemon(pg, **QUICK)
         loads = self.loads(d)
         until = time.monotonic() + 15 * CAMPAIGN
-        while self.faults < 100 * CAMPAIGN and time.monotonic() < until:
+        # On a slow machine connections come back more slowly than they are ended.
+        while self.faults < 20 * CAMPAIGN or (self.faults < 100 * CAMPAIGN and time.monotonic() < until):
             self.faults += len(pg.sql(f"select pg_terminate_backend(pid) {WORKERS}"))
             time.sleep(0.05)
-        self.assertGreater(self.faults, 20 * CAMPAIGN)
         self.check(pg, [d], loads)
 
     def test_statements_cancelled(self):
@@ -204,8 +204,7 @@ class Server(PgFaults):
         self.faults = 1
         time.sleep(3 if CAMPAIGN == 1 else 60)
         self.assertEqual(d.stats()["health"], "critical")
-        acked = sum(len(load.acked) for load in loads)
-        self.assertGreater(acked, 1000)
+        eventually(lambda: sum(len(load.acked) for load in loads) > 1000, 30, "more acks")
         pg.start()
         self.check(pg, [d], loads)
 
