@@ -92,12 +92,17 @@ uint64_t histogram_quantile(const struct histogram *h, double q)
     return h->max;
 }
 
-uint64_t histogram_count_to(const struct histogram *h, uint64_t value)
+void histogram_counts_to(const struct histogram *h, const uint64_t *bounds, size_t count,
+                         uint64_t *ret)
 {
-    unsigned last = bucket_of(value < h->max ? value : h->max);
-    uint64_t count = 0;
+    unsigned next = 0;
+    uint64_t seen = 0;
 
-    for (unsigned i = 0; i <= last; i++)
-        count += h->buckets[i];
-    return count;
+    for (size_t i = 0; i < count; i++) {
+        unsigned last = bucket_of(bounds[i] < h->max ? bounds[i] : h->max);
+
+        while (next <= last)
+            seen += h->buckets[next++];
+        ret[i] = seen;
+    }
 }

@@ -38,7 +38,8 @@ void histogram_add(struct histogram *h, const struct histogram_slice *slice);
  * 0 when empty. */
 uint64_t histogram_quantile(const struct histogram *h, double q);
 
-/* How many values are at most `value`, which stands for its whole bucket. */
-uint64_t histogram_count_to(const struct histogram *h, uint64_t value);
+/* How many values are at most each of the bounds, which rise; each stands for its whole bucket. */
+void histogram_counts_to(const struct histogram *h, const uint64_t *bounds, size_t count,
+                         uint64_t *ret);
 
 #endif

@@ -5,6 +5,7 @@
 
 #include <errno.h>
 #include <stdio.h>
+#include <stdio_ext.h>
 #include <stdlib.h>
 #include <sys/resource.h>
 #include <time.h>
@@ -317,6 +318,7 @@ int metrics_text(struct server *server, char **ret, size_t *ret_len)
 
     if (out == NULL)
         return -ENOMEM;
+    __fsetlocking(out, FSETLOCKING_BYCALLER); /* nobody else has it */
     write_all(out, server);
     failed = ferror(out) != 0;
     if (fclose(out) != 0 || failed) {

@@ -111,19 +111,25 @@ static void test_slices_add_up(void **state)
     free(slices);
 }
 
-static void test_count_to(void **state)
+static void test_counts_to(void **state)
 {
+    static const uint64_t bounds[] = {0, 50, 51, 10000, 100000, UINT64_MAX};
     struct histogram *h = calloc(1, sizeof *h);
+    uint64_t counts[6];
 
     (void)state;
-    assert_int_equal(histogram_count_to(h, UINT64_MAX), 0);
+    histogram_counts_to(h, bounds, 6, counts);
+    for (unsigned i = 0; i < 6; i++)
+        assert_int_equal(counts[i], 0);
     for (unsigned i = 1; i <= 100000; i++)
         histogram_record(h, i);
-    assert_int_equal(histogram_count_to(h, 0), 0);
-    assert_int_equal(histogram_count_to(h, 50), 50);
-    assert_in_range(histogram_count_to(h, 10000), 10000, 10000 + 128); /* its bucket ends later */
-    assert_int_equal(histogram_count_to(h, 100000), 100000);
-    assert_int_equal(histogram_count_to(h, UINT64_MAX), 100000);
+    histogram_counts_to(h, bounds, 6, counts);
+    assert_int_equal(counts[0], 0);
+    assert_int_equal(counts[1], 50);
+    assert_int_equal(counts[2], 51);
+    assert_in_range(counts[3], 10000, 10000 + 128); /* its bucket ends later */
+    assert_int_equal(counts[4], 100000);
+    assert_int_equal(counts[5], 100000);
     free(h);
 }
 
@@ -131,7 +137,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_slices_add_up),
-        cmocka_unit_test(test_count_to),
+        cmocka_unit_test(test_counts_to),
         cmocka_unit_test(test_shapes),
         cmocka_unit_test(test_edges),
     };
