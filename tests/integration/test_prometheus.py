@@ -56,6 +56,83 @@ def free_port():
         return server.getsockname()[1]
 
 
+class Dashboard(unittest.TestCase):
+    """What Grafana's classic dashboard schema (the npm package @grafana/schema) asks for."""
+    COLUMNS = 24
+    PANELS = {"row", "stat", "timeseries", "state-timeline", "table"}
+    UNITS = {"none", "short", "s", "bytes", "percentunit", "cps"}  # of its list of units
+    COLORS = {"green", "orange", "red", "blue"}
+
+    def setUp(self):
+        self.board = json.loads(DASHBOARD.read_text())
+        self.source = {"type": "prometheus", "uid": "${datasource}"}
+
+    def test_the_frame(self):
+        """Goal of this test: Grafana finds all that a dashboard needs to be imported, and each variable
+        that a query names."""
+        board = self.board
+        self.assertRegex(board["uid"], r"^[\w-]{1,40}$")
+        self.assertGreaterEqual(board["schemaVersion"], 36)  # older ones are migrated panel by panel
+        self.assertIsNone(board.get("id"))  # Grafana gives it
+        self.assertEqual(board["time"].keys(), {"from", "to"})
+        self.assertRegex(board["refresh"], r"^\d+[smh]$")
+        variables = board["templating"]["list"]
+        self.assertEqual((variables[0]["name"], variables[0]["type"], variables[0]["query"]),
+                         ("datasource", "datasource", "prometheus"))  # before those that use it
+        for variable in variables[1:]:
+            self.assertEqual((variable["type"], variable["datasource"]), ("query", self.source))
+            self.assertEqual(variable["query"]["query"], variable["definition"])
+            self.assertIn(variable["refresh"], (1, 2), variable["name"])
+        for annotation in board["annotations"]["list"]:
+            self.assertEqual(annotation["datasource"], self.source)
+            self.assertLessEqual({"name", "enable", "iconColor", "expr"}, annotation.keys())
+        known = {variable["name"] for variable in variables} | {name[1:] for name in VARIABLES} | {"__all"}
+        self.assertLessEqual(set(re.findall(r"\$\{?(\w+)", json.dumps(board))), known)
+
+    def test_the_panels(self):
+        """Goal of this test: panels lie side by side in 24 columns, and each has what its kind needs."""
+        taken = {}
+        for panel in self.board["panels"]:
+            title, at = panel["title"], panel["gridPos"]
+            self.assertIn(panel["type"], self.PANELS, title)
+            self.assertTrue(at["x"] >= 0 and at["w"] > 0 and at["h"] > 0, title)
+            self.assertLessEqual(at["x"] + at["w"], self.COLUMNS, title)
+            for x in range(at["x"], at["x"] + at["w"]):
+                for y in range(at["y"], at["y"] + at["h"]):
+                    self.assertEqual(taken.setdefault((x, y), title), title, "on top of one another")
+            if panel["type"] == "row":
+                self.assertEqual((panel["collapsed"], panel["panels"], at["w"]), (False, [], self.COLUMNS))
+                continue
+            self.check_targets(panel)
+            self.check_fields(panel["fieldConfig"]["defaults"], title)
+            self.assertEqual(panel["fieldConfig"]["overrides"], [])
+            self.assertIsInstance(panel["options"], dict)
+        ids = [panel["id"] for panel in self.board["panels"]]
+        self.assertEqual(len(set(ids)), len(ids))
+
+    def check_targets(self, panel):
+        names = [target["refId"] for target in panel["targets"]]
+        self.assertEqual(names, [chr(ord("A") + n) for n in range(len(names))], panel["title"])
+        for target in panel["targets"]:
+            self.assertEqual(target["datasource"], self.source, panel["title"])
+            self.assertTrue(target["expr"], panel["title"])
+            self.assertEqual(target.get("format", "table" if panel["type"] == "table" else None),
+                             "table" if panel["type"] == "table" else None)
+
+    def check_fields(self, fields, title):
+        self.assertIn(fields.get("unit", "none"), self.UNITS, title)
+        steps = fields.get("thresholds", {"mode": "absolute", "steps": [{"color": "green", "value": None}]})
+        self.assertIn(steps["mode"], ("absolute", "percentage"), title)
+        values = [step["value"] for step in steps["steps"]]
+        self.assertIsNone(values[0], title)  # the base, below all others
+        self.assertEqual(values[1:], sorted(values[1:]), title)
+        self.assertLessEqual({step["color"] for step in steps["steps"]}, self.COLORS, title)
+        for mapping in fields.get("mappings", []):
+            self.assertEqual(mapping["type"], "value", title)
+            for result in mapping["options"].values():
+                self.assertLessEqual(result.keys(), {"text", "color", "icon", "index"}, title)
+
+
 class Prometheus(Scenario):
 
     @classmethod
@@ -133,10 +210,6 @@ class Prometheus(Scenario):
         rows = [panel["title"] for panel in board["panels"] if panel["type"] == "row"]
         self.assertEqual(rows, ["Overview", "Acknowledgements", "Latency", "Queue", "Journal",
                                 "Database", "Embedding", "Cache", "Process", "Alerts"])
-        for panel in board["panels"]:
-            if panel["type"] != "row":
-                self.assertEqual(panel["datasource"]["uid"], "${datasource}", panel["title"])
-        self.assertEqual(len({panel["id"] for panel in board["panels"]}), len(board["panels"]))
         self.said = f"{len(queries)} queries, {len(rule_queries())} rules, {len(found)} metrics"
 
     def prometheus(self, address):
