@@ -81,9 +81,9 @@ static const struct rule rules[ALERT_COUNT] = {
                                "convstorectl journal names the files; look at the disk"},
     [ALERT_EMBEDDER_DOWN] = {"embedder_down", UNIT_STATE, false, ALERT_WARNING, "embedding.state",
                              NULL, "start it; texts are stored and get their vectors later"},
-    [ALERT_EMBEDDER_BATCHES_DIFFER] = {"embedder_batches_differ", UNIT_STATE, false, ALERT_WARNING,
-                                       "embedding.servers", NULL,
-                                       "update that server, or set embedding.request_inputs = 1; then reload"},
+    [ALERT_EMBEDDER_BATCHES_DIFFER] =
+        {"embedder_batches_differ", UNIT_STATE, false, ALERT_WARNING, "embedding.servers", NULL,
+         "update that server, or set embedding.request_inputs = 1; then reload"},
 };
 
 const char *alert_severity_name(enum alert_severity severity)
