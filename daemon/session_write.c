@@ -8,7 +8,7 @@
 
 #include "daemon/log.h"
 
-#define TIMED_ROOM 4 /* replies whose time is taken, to begin with; then twice as many */
+#define TIMED_ROOM 4 /* replies whose time is taken, to begin with and kept; then twice as many */
 
 struct write_request {
     uv_write_t uv;
@@ -77,9 +77,12 @@ void session_report_sent(struct session *s)
 
     for (unsigned i = 0; i < s->timed_count; i++)
         set->callbacks.on_sent(set->owner, s->timed[i].begun_ns, s->timed[i].count, now);
+    s->timed_count = 0;
+    if (s->timed_room <= TIMED_ROOM && s->state != SESSION_CLOSING)
+        return;
     free(s->timed);
     s->timed = NULL;
-    s->timed_count = s->timed_room = 0;
+    s->timed_room = 0;
 }
 
 /* Room for one more. Without memory, or a peer, the reply counts as sent at once. */

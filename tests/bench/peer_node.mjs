@@ -46,6 +46,7 @@ function serveEmbeddings() {
       response.end(JSON.stringify({ embeddings: input.map(embed) }));
     });
   });
+  server.keepAliveTimeout = 0; // an idle connection that it ends would fail the request that comes just then
   server.listen(0, '127.0.0.1', () => process.send(server.address().port));
   process.on('disconnect', () => process.exit(0)); // the parent has gone, whatever became of it
 }

@@ -74,18 +74,18 @@ class Bench(Scenario):
     def test_the_daemons_own_figures_agree(self):
         """Goal of this test: what the daemon says of its acknowledgements is what 100 clients in a
         closed loop see, within 5 % at p50 and p95, where the journal takes most of the time: each
-        sync is made to last 20 ms, so that what no daemon can see (the clients' own turns on the
+        sync is made to last 100 ms, so that what no daemon can see (the clients' own turns on the
         processor) is small beside it."""
         if not test_disk.can_trace():
             self.skipTest("strace is not there or not allowed")
-        daemon = test_disk.Disk.traced(self, self.postgres(), "fdatasync", "delay_enter=20000")
+        daemon = test_disk.Disk.traced(self, self.postgres(), "fdatasync", "delay_enter=100000")
         before = daemon.stats()["operations"]["queue"]["count"]
-        result, = self.results(daemon, "saturate", "--connections", 100, "--seconds", 2, "--warmup",
+        result, = self.results(daemon, "saturate", "--connections", 100, "--seconds", 3, "--warmup",
                                0, "--size", 300)
         self.check(result)
         own = daemon.stats()["operations"]["queue"]
         self.assertEqual((before, own["count"]), (0, result["acked"]))
-        self.assertGreater(own["p50_ms"], 20)
+        self.assertGreater(own["p50_ms"], 100)
         for quantile in ("p50", "p95"):
             seen = result["latency_us"][quantile] / 1000
             self.assertLess(abs(own[f"{quantile}_ms"] / seen - 1), 0.05, (quantile, own, seen))

@@ -428,7 +428,7 @@ static void test_no_wait_for_a_server_that_is_down(void **state)
 
     (void)state;
     prepare(&f);
-    f.config.embedding.deadline_ms = 200;
+    f.config.embedding.deadline_ms = 20000;
     start(&f);
     fake_set(false, EMBED_CONFIG);
     started = uv_hrtime();
@@ -438,7 +438,7 @@ static void test_no_wait_for_a_server_that_is_down(void **state)
     want(&f, &two, more);
     run_until(&f, &two.done);
     check_empty(&two, -EAGAIN);
-    assert_in_range((uv_hrtime() - started) / 1000000, 0, 150);
+    assert_in_range((uv_hrtime() - started) / 1000000, 0, 5000);
     assert_int_equal(fake.requests, 1);
     assert_int_equal(stats_of(&f).endpoints->list[0].breaker.state, BREAKER_OPEN);
     assert_int_equal(embedding_stage_pending(f.stage), 0);
