@@ -1,8 +1,9 @@
 /* The hard thing is to know what the writers can do. Those that keep a pace do not show it, and a
- * load that they could keep up with must not wait for ever: so the pace ends when no more comes in
- * than they stored without it, and once a minute to measure that anew. Neither do those that wait
- * for work, or have just begun: so what they store counts only while more waits than they may have
- * at once, and when it rises no more. */
+ * load that they could keep up with must not wait for ever: so the pace ends, for a minute at
+ * least, when no more comes in than they stored without it, and once a minute to measure that anew.
+ * Nor does a closed loop show what it would bring: where the processors are full, no more comes in
+ * than is stored. Neither do those that wait for work, or have just begun: so what they store
+ * counts only while more waits than they may have at once, and when it rises no more. */
 #include "daemon/precedence.h"
 
 #include <inttypes.h>
@@ -27,8 +28,11 @@ uint64_t precedence_pace(struct precedence *p, uint64_t accepted, uint64_t slow,
     p->completed = completed;
     if (p->paced > 0) {
         p->paced = in > p->rows && p->paced < PACED_LOOKS ? p->paced + 1 : 0;
+        p->rest = in > p->rows ? 0 : PACED_LOOKS;
+    } else if (p->rest > 0) {
+        p->rest--;
     } else {
-        bool overload = all_busy && slow_acks && out > 0 && in > out + out / 4;
+        bool overload = all_busy && slow_acks && out > 0 && in > out - out / 8;
 
         p->overloaded = !overload ? 0 : out <= p->rows + p->rows / 4 ? p->overloaded + 1 : 1;
         p->rows = p->overloaded > 1 && p->rows > out ? p->rows : out;

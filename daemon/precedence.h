@@ -17,7 +17,8 @@ struct precedence {
     uint64_t accepted, slow, completed; /* at the last look, since the start */
     uint64_t rows;                      /* of the latest looks without a pace */
     unsigned overloaded;                /* looks on end */
-    unsigned paced;                     /* looks since the pace began; 0: there is none */
+    unsigned rest;  /* looks before the next pace, since the writers could keep up */
+    unsigned paced; /* looks since the pace began; 0: there is none */
 };
 
 /* One look more, by the totals since the start; all_busy: more waits than all writers may have at

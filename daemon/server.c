@@ -383,9 +383,10 @@ static int start_batcher(struct server *server)
     struct batcher_config batches = settings_batcher(config);
 
     batches.write_threads = (unsigned)threads;
-    /* Embedding ahead of the writers is of use where somebody else's processors do it. */
+    /* One is embedded while the others are written. More are of use only where somebody else's
+     * processors embed. */
     if (strcmp(server->model.provider, "builtin") == 0 || server->model.dimension == 0)
-        batches.max_concurrent_batches = batches.write_threads;
+        batches.max_concurrent_batches = batches.write_threads + 1;
     batches.writer = writer_config(server);
     return batcher_start(server->loop, &batches, &callbacks, server, server->embedding,
                          &server->batcher);

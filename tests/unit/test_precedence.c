@@ -40,7 +40,19 @@ static void test_what_writers_keep_up_with_is_no_overload(void **state)
 
     (void)state;
     for (int i = 0; i < 100; i++)
-        assert_int_equal(0, look(&l, 14000, 50, 13000));
+        assert_int_equal(0, look(&l, 14000, 50, 16100));
+}
+
+/* Goal: clients that wait for their answers bring no more than is stored where the processors are
+ * full, and have their pace all the same. */
+static void test_a_closed_loop_is_an_overload(void **state)
+{
+    struct load l = {.accepted = 0};
+
+    (void)state;
+    assert_int_equal(0, look(&l, 14000, 50, 14000));
+    assert_int_equal(15400, look(&l, 14000, 50, 14000));
+    assert_int_equal(15400, look(&l, 25000, 5, 9000));
 }
 
 static void test_quick_acks_need_no_pace(void **state)
@@ -69,7 +81,10 @@ static void test_the_pace_ends_when_writers_could_keep_up(void **state)
     assert_int_equal(0, look(&l, 20000, 50, 14000));
     assert_int_equal(15400, look(&l, 20000, 50, 14000));
     assert_int_equal(15400, look(&l, 15000, 5, 9000));
-    assert_int_equal(0, look(&l, 13000, 5, 9000));
+    for (int i = 0; i < 121; i++) /* and does not come again at once */
+        assert_int_equal(0, look(&l, 13500, 50, 14000));
+    assert_int_equal(0, look(&l, 13500, 50, 14000));
+    assert_int_equal(15400, look(&l, 13500, 50, 14000));
 }
 
 static void test_once_a_minute_writers_show_what_they_can(void **state)
@@ -122,6 +137,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_overload_has_its_pace),
         cmocka_unit_test(test_what_writers_keep_up_with_is_no_overload),
+        cmocka_unit_test(test_a_closed_loop_is_an_overload),
         cmocka_unit_test(test_quick_acks_need_no_pace),
         cmocka_unit_test(test_a_database_that_is_away_is_no_overload),
         cmocka_unit_test(test_the_pace_ends_when_writers_could_keep_up),
