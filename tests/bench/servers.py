@@ -238,9 +238,10 @@ class Postgres:
 
 
 class Convstored:
-    """The daemon with a journal of its own. conninfo None: the database cannot be reached."""
+    """The daemon with a journal of its own. conninfo None: the database cannot be reached; wrapper: a
+    program that runs it and leaves it its process id."""
 
-    def __init__(self, place, conninfo=None, keep=False, profile=None, **settings):
+    def __init__(self, place, conninfo=None, keep=False, profile=None, wrapper=(), **settings):
         self.place = place
         self.socket = place.sockets / "convstore.sock"
         self.control = place.sockets / "control.sock"
@@ -254,7 +255,7 @@ class Convstored:
             chosen["journal.directory"] = self.directory / "journal"
             chosen["journal.max_bytes"] = "32GiB"
         chosen.update({key.replace("__", "."): value for key, value in settings.items()})
-        words = [place.build / "convstored"]
+        words = [*wrapper, place.build / "convstored"]
         if profile:
             words += ["--config", ROOT / "config" / f"{profile}.conf"]
         for key, value in chosen.items():
