@@ -1,4 +1,4 @@
-/* A batch of new rows by COPY, which takes the server about 30 % less work than INSERT. Thread: the
+/* A batch of new rows by COPY, which takes the server a quarter less work than INSERT. Thread: the
  * writer's. */
 #ifndef DAEMON_PGCOPY_H
 #define DAEMON_PGCOPY_H

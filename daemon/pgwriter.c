@@ -1,5 +1,4 @@
-/* One batch into PostgreSQL in one transaction. Owns the PGconn; lives on one write
- * worker.
+/* One batch into PostgreSQL in one transaction. Owns the PGconn; lives on one write worker.
  *
  * The hard thing is to say "stored" only of what is. A transaction counts as committed when the
  * answer to COMMIT itself has been read and its tag is COMMIT: the COMMIT of a failed transaction

@@ -1,4 +1,4 @@
-/* One batch into PostgreSQL in one pipelined transaction. Owns a PGconn; lives on one write worker.
+/* One batch into PostgreSQL in one transaction. Owns a PGconn; lives on one write worker.
  */
 #ifndef DAEMON_PGWRITER_H
 #define DAEMON_PGWRITER_H

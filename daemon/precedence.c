@@ -1,9 +1,11 @@
 /* The hard thing is to know what the writers can do. Those that keep a pace do not show it, and a
  * load that they could keep up with must not wait for ever: so the pace ends, for a minute at
  * least, when no more comes in than they stored without it, and once a minute to measure that anew.
+ * Neither do those that wait for work, or have just begun: so what they store counts only while
+ * more waits than they may have at once, and when it rises no more.
+ *
  * Nor does a closed loop show what it would bring: where the processors are full, no more comes in
- * than is stored. Neither do those that wait for work, or have just begun: so what they store
- * counts only while more waits than they may have at once, and when it rises no more. */
+ * than is stored, so that much is an overload already. */
 #include "daemon/precedence.h"
 
 #include <inttypes.h>

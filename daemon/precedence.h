@@ -1,6 +1,6 @@
-/* Acknowledgements before rows where both cannot be had: when more comes in than all writers can
- * store, and acks are slow, rows are written at a slower pace. The backlog grows in any case then;
- * what the writers leave of processors and disk is the acks'. Loop. */
+/* Acknowledgements before rows where both cannot be had: when as much comes in as all writers
+ * can store, or more, and acks are slow, rows are written at a slower pace. What the writers leave
+ * of processors and disk is the acks'; the backlog waits. Loop. */
 #ifndef DAEMON_PRECEDENCE_H
 #define DAEMON_PRECEDENCE_H
 

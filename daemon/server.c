@@ -386,7 +386,9 @@ static int start_batcher(struct server *server)
     /* One is embedded while the others are written. More are of use only where somebody else's
      * processors embed. */
     if (strcmp(server->model.provider, "builtin") == 0 || server->model.dimension == 0)
-        batches.max_concurrent_batches = batches.write_threads + 1;
+        batches.max_concurrent_batches = batches.max_concurrent_batches > batches.write_threads
+                                             ? batches.write_threads + 1
+                                             : batches.max_concurrent_batches;
     batches.writer = writer_config(server);
     return batcher_start(server->loop, &batches, &callbacks, server, server->embedding,
                          &server->batcher);

@@ -1,4 +1,4 @@
-/* Goal: rows are paced under a load that writers could not keep up with anyhow, and under no other.
+/* Goal: rows are paced under a load that fills the writers while acks are slow, and under no other.
  */
 #include "daemon/precedence.h"
 
