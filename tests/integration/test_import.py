@@ -8,7 +8,6 @@ import os
 import pathlib
 import signal
 import subprocess
-import threading
 import time
 import unittest
 import uuid
@@ -92,25 +91,28 @@ class Import(Scenario):
         self.assertEqual((stats["completed"], stats["failed"], stats["duplicates"], stats["rejected"]),
                          (len(self.lines), 0, 0, 0))
 
+    def start_import(self, d, *arguments):
+        """convstorectl import of what the test writes to its standard input."""
+        process = subprocess.Popen(
+            [str(BUILD / "convstorectl"), "--socket", str(d.socket), "--json", "import", *map(str, arguments), "-"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8",
+            env=clean_environment())
+        self.addCleanup(process.communicate)
+        self.addCleanup(process.kill)
+        return process
+
     def test_100_connections(self):
         """Goal of this test: the same over 100 connections of one import; the daemon had them all at
         once."""
         d = self.daemon(self.pg, embedding__deadline_ms=5000)
-        seen, ending = [], threading.Event()
-
-        def watch():
-            with d.client(timeout=60) as client:
-                while not ending.is_set():
-                    seen.append(client.request("stats")["connections"])
-
-        watcher = threading.Thread(target=watch)
-        watcher.start()
-        try:
-            self.end_of(d.ctl("--json", "import", "--connections", CONNECTIONS, SAMPLES, seconds=300))
-        finally:
-            ending.set()
-            watcher.join()
-        self.assertEqual(max(seen), CONNECTIONS + 1)
+        with SAMPLES.open(encoding="utf-8", newline="\n") as file:
+            lines = list(file)
+        process = self.start_import(d, "--connections", CONNECTIONS)
+        process.stdin.writelines(lines[:CONNECTIONS])
+        process.stdin.flush()
+        eventually(lambda: d.stats()["connections"] == CONNECTIONS + 1, 30, "all connections and this one")
+        out, err = process.communicate("".join(lines[CONNECTIONS:]), timeout=scaled(300))
+        self.end_of(subprocess.CompletedProcess(process.args, process.returncode, out, err))
         d.flush(300)
         self.check_rows()
         self.check_embeddings()
@@ -141,20 +143,16 @@ class Import(Scenario):
         to and the import goes on; with --wait every line is a row, once, whatever the crash took."""
         d = self.daemon(self.pg, batch__batch_timeout_ms=5, batch__flush_interval_ms=5)
         count = 1500
-        lines = self.directory / "lines.jsonl"
-        lines.write_text("".join(json.dumps(conversation(transcript=f"t{n}", id=str(uuid.uuid4()))) + "\n"
-                                 for n in range(count)))
-        process = subprocess.Popen(
-            [str(BUILD / "convstorectl"), "--socket", str(d.socket), "--json", "import", "--wait",
-             "--window", "16", "--connections", "2", str(lines)], stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=clean_environment())
-        for wanted in (200, 700):
+        lines = [json.dumps(conversation(transcript=f"t{n}", id=str(uuid.uuid4()))) + "\n" for n in range(count)]
+        process = self.start_import(d, "--wait", "--window", 16, "--connections", 2)
+        for wanted, given in ((200, lines[:700]), (700, lines[700:1200])):
+            process.stdin.writelines(given)
+            process.stdin.flush()
             eventually(lambda: self.pg.count() >= wanted, 60, f"{wanted} rows")
-            self.assertIsNone(process.poll(), "the import is over too soon: the test shows nothing")
             d.signal(signal.SIGKILL)
             self.assertEqual(d.wait_exit(), -signal.SIGKILL)
             d.start()
-        out, err = process.communicate(timeout=scaled(120))
+        out, err = process.communicate("".join(lines[1200:]), timeout=scaled(120))
         self.assertEqual(process.returncode, 0, err)
         end = json.loads(out)
         self.assertEqual((end["read"], end["acked"], end["refused"]), (count, count, 0))
