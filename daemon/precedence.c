@@ -1,11 +1,12 @@
-/* The hard thing is to know what the writers can do. Those that keep a pace do not show it, and a
- * load that they could keep up with must not wait for ever: so the pace ends, for a minute at
- * least, when no more comes in than they stored without it, and once a minute to measure that anew.
- * Neither do those that wait for work, or have just begun: so what they store counts only while
- * more waits than they may have at once, and when it rises no more.
+/* The hard thing is to tell an overload from a load that the writers can take. A closed loop does
+ * not show what it would bring: where the processors are full, no more comes in than is stored. So
+ * slow acks of as much as is stored are taken for an overload, and the pace itself is the trial: it
+ * goes on while clearly more comes in than was stored without it, and else ends for a minute at
+ * least.
  *
- * Nor does a closed loop show what it would bring: where the processors are full, no more comes in
- * than is stored, so that much is an overload already. */
+ * Nor do writers that keep a pace show what they can do: once a minute it ends to measure that
+ * anew. Those that wait for work, or have just begun, do not either: what they store counts only
+ * while more than a batch waits, and when it rises no more. */
 #include "daemon/precedence.h"
 
 #include <inttypes.h>
@@ -15,26 +16,28 @@
 
 #define LOOKS_PER_SECOND 2u
 #define OVERLOADED_LOOKS 2 /* before a pace: the first after a pause tells little */
+#define TRIAL_LOOKS 2 /* until what a pace brings can be told */
 #define PACED_LOOKS (60 * LOOKS_PER_SECOND)
 /* Of what was stored under the overload: a little over half of what the writers can do. */
 #define PACE_PERCENT 55
 
 uint64_t precedence_pace(struct precedence *p, uint64_t accepted, uint64_t slow, uint64_t completed,
-                         bool all_busy)
+                         bool busy)
 {
     uint64_t in = accepted - p->accepted, out = completed - p->completed;
     bool slow_acks = (slow - p->slow) * 100 > in; /* over 1 % */
+    bool pays = p->paced < TRIAL_LOOKS || in > p->rows + p->rows / 8;
 
     p->accepted = accepted;
     p->slow = slow;
     p->completed = completed;
     if (p->paced > 0) {
-        p->paced = in > p->rows && p->paced < PACED_LOOKS ? p->paced + 1 : 0;
-        p->rest = in > p->rows ? 0 : PACED_LOOKS;
+        p->paced = pays && p->paced < PACED_LOOKS ? p->paced + 1 : 0;
+        p->rest = pays ? 0 : PACED_LOOKS;
     } else if (p->rest > 0) {
         p->rest--;
     } else {
-        bool overload = all_busy && slow_acks && out > 0 && in > out - out / 8;
+        bool overload = busy && slow_acks && out > 0 && in > out - out / 8;
 
         p->overloaded = !overload ? 0 : out <= p->rows + p->rows / 4 ? p->overloaded + 1 : 1;
         p->rows = p->overloaded > 1 && p->rows > out ? p->rows : out;
@@ -50,11 +53,10 @@ static void on_look(uv_timer_t *timer)
 {
     struct server *server = timer->data;
     const struct stats *stats = &server->stats;
-    const struct config *config = server->config;
-    uint64_t at_once = config->batch.batch_size * config->batch.max_concurrent_batches;
     bool before = server->precedence.paced > 0;
-    uint64_t pace = precedence_pace(&server->precedence, stats->accepted, stats->slow_acks,
-                                    stats->completed, server->outstanding > at_once);
+    uint64_t pace =
+        precedence_pace(&server->precedence, stats->accepted, stats->slow_acks, stats->completed,
+                        server->outstanding > server->config->batch.batch_size);
 
     batcher_set_pace(server->batcher, pace);
     if (before != (pace > 0))

@@ -21,10 +21,10 @@ struct precedence {
     unsigned paced; /* looks since the pace began; 0: there is none */
 };
 
-/* One look more, by the totals since the start; all_busy: more waits than all writers may have at
- * once. Returns the pace from now on in rows a second; 0: none. */
+/* One look more, by the totals since the start; busy: more than a batch waits. Returns the pace
+ * from now on in rows a second; 0: none. */
 uint64_t precedence_pace(struct precedence *p, uint64_t accepted, uint64_t slow, uint64_t completed,
-                         bool all_busy);
+                         bool busy);
 
 /* Looks twice a second. 0 or a negative errno. */
 int precedence_start(struct server *server) __attribute__((warn_unused_result));

@@ -11,7 +11,7 @@
 struct load {
     struct precedence p;
     uint64_t accepted, slow, completed;
-    bool idle; /* writers wait for work */
+    bool idle; /* less than a batch waits */
 };
 
 /* One look; slow in tenths of a percent. */
@@ -81,10 +81,24 @@ static void test_the_pace_ends_when_writers_could_keep_up(void **state)
     assert_int_equal(0, look(&l, 20000, 50, 14000));
     assert_int_equal(15400, look(&l, 20000, 50, 14000));
     assert_int_equal(15400, look(&l, 15000, 5, 9000));
+    assert_int_equal(15400, look(&l, 16000, 5, 9000));
     for (int i = 0; i < 121; i++) /* and does not come again at once */
         assert_int_equal(0, look(&l, 13500, 50, 14000));
     assert_int_equal(0, look(&l, 13500, 50, 14000));
     assert_int_equal(15400, look(&l, 13500, 50, 14000));
+}
+
+/* Goal: an arrival rate that writers can take, with slow acks of another cause, is paced for a
+ * moment only. */
+static void test_an_open_loop_ends_the_trial(void **state)
+{
+    struct load l = {.accepted = 0};
+    unsigned paced = 0;
+
+    (void)state;
+    for (int i = 0; i < 1200; i++)
+        paced += look(&l, 14000 + (unsigned)i % 3 * 400, 50, 14000) > 0;
+    assert_in_range(paced, 1, 20);
 }
 
 static void test_once_a_minute_writers_show_what_they_can(void **state)
@@ -144,6 +158,7 @@ int main(void)
         cmocka_unit_test(test_writers_that_wait_for_work_are_not_paced),
         cmocka_unit_test(test_writers_that_have_just_begun_are_not_paced),
         cmocka_unit_test(test_the_better_look_counts),
+        cmocka_unit_test(test_an_open_loop_ends_the_trial),
         cmocka_unit_test(test_once_a_minute_writers_show_what_they_can),
     };
 
