@@ -21,7 +21,7 @@ import unittest
 
 import psycopg2
 
-from limits import LEAST_SECONDS, SCALE, eventually, scaled
+from limits import LEAST_SECONDS, SCALE, eventually, scaled, stays
 from ollama import FakeOllama, vector
 from rpc import Client, RpcError, conversation, pack
 

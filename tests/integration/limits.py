@@ -23,3 +23,12 @@ def eventually(condition, seconds=LEAST_SECONDS, what="the condition"):
         if time.monotonic() >= deadline:
             raise AssertionError(f"{what} did not come true within {scaled(seconds):.0f} s")
         time.sleep(0.02)
+
+
+def stays(condition, seconds, what):
+    """Calls condition for this time; AssertionError where it is no longer true."""
+    deadline = time.monotonic() + scaled(seconds)
+    while time.monotonic() < deadline:
+        if not condition():
+            raise AssertionError(f"{what} did not stay so for {scaled(seconds):g} s")
+        time.sleep(0.02)
