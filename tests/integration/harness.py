@@ -21,7 +21,7 @@ import unittest
 
 import psycopg2
 
-from limits import LEAST_SECONDS, SCALE, eventually, scaled, stays
+from limits import LEAST_SECONDS, SCALE, eventually, scaled, stays, undisturbed
 from ollama import FakeOllama, vector
 from rpc import Client, RpcError, conversation, pack
 

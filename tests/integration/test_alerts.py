@@ -9,7 +9,7 @@ import time
 import unittest
 
 import test_disk
-from harness import BUILD, Postgres, RpcError, Scenario, conversation, eventually, scaled
+from harness import BUILD, Postgres, RpcError, Scenario, conversation, eventually, scaled, undisturbed
 
 
 FAST = {"alerts__raise_after_ms": 200, "alerts__clear_after_ms": 200, "alerts__min_samples": 1,
@@ -57,6 +57,9 @@ class Agreement(Scenario):
     def test_the_load_generator_sees_the_same(self):
         """Goal of this test: count, mean and percentiles of end_to_end agree with what the load
         generator has measured itself from sending to the answer, within 5 %."""
+        undisturbed(self.compare)
+
+    def compare(self):
         d = self.daemon(self.shared_postgres(), batch__batch_timeout_ms=200)
         done = subprocess.run([str(BUILD / "convstore-bench"), "open", "--socket", str(d.socket), "--rate", "300",
                                "--connections", "20", "--seconds", "4", "--warmup", "0", "--wait", "stored",
@@ -64,6 +67,7 @@ class Agreement(Scenario):
         report = json.loads(done.stdout)
         seen = (report["results"][0] if "results" in report else report)["latency_us"]
         told = d.stats()["operations"]["end_to_end"]
+        d.stop()
         self.assertEqual(told["count"], seen["count"])
         for name in ("mean", "p50", "p95"):
             self.assertAlmostEqual(told[f"{name}_ms"], seen[name] / 1000, delta=0.05 * seen[name] / 1000)
