@@ -28,6 +28,7 @@
 #define SEED_PAIR 0xc949c7defbae3a85u
 #define SEED_TRIGRAM 0xb492b66fbe98f273u
 #define WORD_STEP 0x9e3779b97f4a7c15u
+#define SMALL_SUMS 32
 #define BOUNDARY 0x20u /* stands before and after a run of letters in its trigrams */
 
 enum weight { WEIGHT_WORD = 3, WEIGHT_PAIR = 2, WEIGHT_TRIGRAM = 1 };
@@ -56,7 +57,7 @@ static inline void add(struct features *f, uint64_t feature, int32_t weight)
     f->sums[bucket] += sign * weight;
 }
 
-static void end_word(struct features *f)
+static inline void end_word(struct features *f)
 {
     if (f->word == 0)
         return;
@@ -97,8 +98,15 @@ static inline void add_letter(struct features *f, uint32_t letter)
     add_trigram(f, letter);
 }
 
+static float magnitude(int64_t sum, int64_t total)
+{
+    return (float)sqrt((double)sum / (double)total);
+}
+
+/* Nearly all sums are small, and so have few magnitudes. */
 static void normalise(const int32_t sums[], float ret[BUILTIN_DIMENSION])
 {
+    float small[SMALL_SUMS];
     int64_t total = 0;
 
     for (size_t i = 0; i < BUILTIN_DIMENSION; i++)
@@ -108,10 +116,13 @@ static void normalise(const int32_t sums[], float ret[BUILTIN_DIMENSION])
         ret[0] = 1;
         return;
     }
+    for (int i = 0; i < SMALL_SUMS; i++)
+        small[i] = magnitude(i, total);
     for (size_t i = 0; i < BUILTIN_DIMENSION; i++) {
-        double magnitude = sqrt((double)labs(sums[i]) / (double)total);
+        int64_t sum = labs(sums[i]);
+        float value = sum < SMALL_SUMS ? small[sum] : magnitude(sum, total);
 
-        ret[i] = (float)(sums[i] < 0 ? -magnitude : magnitude);
+        ret[i] = sums[i] < 0 ? -value : value;
     }
 }
 

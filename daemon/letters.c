@@ -8,13 +8,6 @@
 
 #include <stddef.h>
 
-static uint32_t ascii_letter(uint32_t c)
-{
-    if ((c | 0x20) - 'a' < 26u)
-        return c | 0x20;
-    return c - '0' < 10u ? c : 0;
-}
-
 /* The number of bytes that the sequence at data takes, with the code point; 0 where it is
  * malformed. The first byte is 0x80 or more. */
 static size_t decode(const unsigned char *data, size_t len, uint32_t *ret)
@@ -131,16 +124,12 @@ static uint32_t lower(uint32_t c)
     return c;
 }
 
-uint32_t letters_next(struct slice text, size_t *at)
+uint32_t letters_next_beyond_ascii(struct slice text, size_t *at)
 {
     const unsigned char *data = (const unsigned char *)text.data + *at;
     uint32_t c;
     size_t step;
 
-    if (data[0] < 0x80) {
-        (*at)++;
-        return ascii_letter(data[0]);
-    }
     step = decode(data, text.len - *at, &c);
     if (step == 0) {
         (*at)++;
