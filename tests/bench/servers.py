@@ -106,11 +106,12 @@ def fresh(directory):
 
 
 class Place:
-    """Where everything lies: data in build/bench, sockets in a directory with a short name."""
+    """Where everything lies: data in build/bench or where it is told, sockets in a directory with a
+    short name."""
 
-    def __init__(self, build):
+    def __init__(self, build, data=None):
         self.build = build
-        self.data = build / "bench"
+        self.data = data or build / "bench"
         self.data.mkdir(parents=True, exist_ok=True)
         self.lock = open(self.data / "lock", "w", encoding="ascii")
         try:

@@ -1,11 +1,14 @@
 """convstore-bench against a running daemon: what it reports is what happened."""
 import json
+import shutil
 import subprocess
+import unittest
 
 import test_disk
-from harness import BUILD, Scenario, clean_environment, scaled, undisturbed
+from harness import BUILD, ROOT, SCALE, Scenario, clean_environment, scaled, undisturbed
 
 QUANTILES = ("p50", "p90", "p95", "p99", "p99_9", "p99_99", "max")
+BUDGET_SECONDS = 300  # a limit for a hang; it takes 15
 
 
 class Bench(Scenario):
@@ -194,3 +197,29 @@ class Bench(Scenario):
             self.assertIn(why, self.bench(None, *words, status=2).stderr)
         done = self.bench(None, "single", "--socket", self.directory / "none", status=1)
         self.assertIn("No such file", done.stderr)
+
+
+@unittest.skipIf(SCALE > 1, "a sanitizer makes calls and allocations of its own")
+class Budget(Scenario):
+    def check(self, *options):
+        """Runs tests/bench/budget, which exits with 1 when a figure is over its budget."""
+        if not test_disk.can_trace():
+            self.skipTest("strace is not there or not allowed")
+        done = subprocess.run([str(ROOT / "tests" / "bench" / "budget"), "--build", str(BUILD), *options],
+                              capture_output=True, text=True, timeout=BUDGET_SECONDS, check=False,
+                              stdin=subprocess.DEVNULL, env=clean_environment())
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        return done.stdout
+
+    def test_system_calls(self):
+        """Goal of this test: an acknowledgement costs no more system calls than BUDGET.md allows."""
+        self.assertEqual(self.check().count("system calls"), 3)
+
+    def test_instructions_and_allocations(self):
+        """Goal of this test: an acknowledgement costs no more instructions and allocations than
+        BUDGET.md allows, and no more allocations with 100 connections than with 10."""
+        if shutil.which("valgrind") is None:
+            self.skipTest("valgrind is not installed: make deps")
+        counted = self.check("--callgrind")
+        self.assertEqual(counted.count("allocations"), 5)
+        self.assertIn("100 connections : 10 ", counted)
