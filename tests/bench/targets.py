@@ -11,11 +11,13 @@ RATE = ("per_second",)
 
 
 class Target:
-    """ours / peer, or ours alone against a fixed limit. Without a limit it is a comparison only."""
+    """ours / peer, or ours alone against a fixed limit. Without a limit it is a comparison only.
+    or_at_least: ours alone reaches it, too, whatever the ratio is."""
 
-    def __init__(self, text, ours, peer=None, at_least=None, at_most=None, unit="", scale=1.0):
+    def __init__(self, text, ours, peer=None, at_least=None, at_most=None, or_at_least=None, unit="",
+                 scale=1.0):
         self.text, self.ours, self.peer = text, ours, peer
-        self.at_least, self.at_most = at_least, at_most
+        self.at_least, self.at_most, self.or_at_least = at_least, at_most, or_at_least
         self.unit, self.scale = unit, scale
 
     def judge(self, bench):
@@ -32,13 +34,18 @@ class Target:
             return verdict
         verdict["reached"] = ((self.at_least is None or value >= self.at_least)
                               and (self.at_most is None or value <= self.at_most))
+        if self.or_at_least is not None and ours / self.scale >= self.or_at_least:
+            verdict["reached"] = True
         return verdict
 
     def target(self):
         if self.at_least is None and self.at_most is None:
             return ""
         sign, limit = ("≥", self.at_least) if self.at_least is not None else ("≤", self.at_most)
-        return f"{sign} {limit:g} ×" if self.peer else f"{sign} {limit:g} {self.unit}".strip()
+        if not self.peer:
+            return f"{sign} {limit:g} {self.unit}".strip()
+        alone = f" or {self.or_at_least:g} {self.unit}" if self.or_at_least is not None else ""
+        return f"{sign} {limit:g} ×{alone}"
 
 
 def ms(text, key, path, limit):
@@ -116,7 +123,9 @@ TARGETS = [
     Target("start to accepting, empty", ("start", "seconds"), at_most=50, unit="ms", scale=0.001),
     Target("ack p99 with a scraper at 10 Hz and top at 5 Hz : without", ("watched", *P99),
            ("alone", *P99), at_most=1.1, unit="ms", scale=1000.0),
-    Target("replay after a crash", ("replay", "mb_per_second"), at_least=500, unit="MB/s"),
+    Target("replay after a crash, nothing cached : plain read of the same files, nothing cached",
+           ("replay", "mb_per_second"), ("plain read", "mb_per_second"), at_least=0.8,
+           or_at_least=500, unit="MB/s"),
 ]
 
 
