@@ -2,6 +2,7 @@
  * the embedder.
  *
  *   bench_embedding [--json] [--seconds S]
+ *   bench_embedding --serve PATH: the embedder of 150 ms alone, on that socket, until it is ended
  *
  * First what share of an embedder's capacity it uses: one that takes 150 ms for each request can
  * give max_in_flight x request_inputs / 0.15 s and no more. Then, with an embedder that answers at
@@ -285,18 +286,30 @@ static void measure_cpu(enum stand_in_dialect dialect, unsigned inputs, double s
     end_server(pid, url);
 }
 
+/* For other programs: tests/bench/run asks it from the daemon and from Node. */
+static int serve(const char *path)
+{
+    const struct stand_in how = {STAND_IN_OLLAMA, DIMENSION, SLOW_MS, ORDER_TEXTS};
+    int status;
+
+    return waitpid(stand_in_start(&how, path), &status, 0) > 0 ? 0 : 1;
+}
+
 int main(int argc, char **argv)
 {
     static const struct option options[] = {{"json", no_argument, NULL, 'j'},
                                             {"seconds", required_argument, NULL, 's'},
+                                            {"serve", required_argument, NULL, 'S'},
                                             {NULL, 0, NULL, 0}};
     static const unsigned sizes[] = {32, 100, ORDER_TEXTS}; /* 100: the default */
     double seconds = 5;
     int option;
 
     while ((option = getopt_long(argc, argv, "", options, NULL)) != -1) {
+        if (option == 'S')
+            return serve(optarg);
         if (option != 'j' && option != 's')
-            die("usage: bench_embedding [--json] [--seconds S]");
+            die("usage: bench_embedding [--json] [--seconds S] | --serve PATH");
         json |= option == 'j';
         if (option == 's')
             seconds = strtod(optarg, NULL);

@@ -5,12 +5,12 @@
 //   queue   an array in the process; what has gathered goes out as one embedding request for 100 texts
 //           and one multi-row INSERT, three batches at a time. A crash loses the array.
 //
-//   node peer_node.mjs inline|queue PATH-OF-POSTGRESQLS-SOCKET SECONDS
+//   node peer_node.mjs inline|queue PATH-OF-POSTGRESQLS-SOCKET SECONDS [PATH-OF-AN-EMBEDDERS-SOCKET]
 //
 // Writes convstored's tables. Needs nothing but Node: the PostgreSQL client is below, and speaks as
 // node-postgres does (extended protocol, parameters as text). The embedder is a process of its own, as
 // Ollama would be, but only hashes words: it flatters this peer, whose real embedder takes many
-// milliseconds. Prints one line of JSON like convstore-bench.
+// milliseconds. Named one is asked instead: bench_embedding --serve, which takes 150. Prints one line of JSON like convstore-bench.
 import { fork } from 'node:child_process';
 import { randomBytes, randomUUID } from 'node:crypto';
 import http from 'node:http';
@@ -178,9 +178,10 @@ function conversation() {
            transcript: text.slice(0, TEXT_BYTES) };
 }
 
-function embeddings(agent, port, texts) {
+// embedder: {port} or {socketPath}
+function embeddings(agent, embedder, texts) {
   return new Promise((resolve, reject) => {
-    const request = http.request({ agent, port, method: 'POST', path: '/api/embed' }, (response) => {
+    const request = http.request({ agent, ...embedder, method: 'POST', path: '/api/embed' }, (response) => {
       const parts = [];
       response.on('data', (part) => parts.push(part));
       response.on('end', () => resolve(JSON.parse(Buffer.concat(parts).toString()).embeddings));
@@ -223,7 +224,7 @@ async function inline(run) {
     while (performance.now() < run.end) {
       const one = conversation();
       const started = performance.now();
-      const [vector] = await embeddings(run.agent, run.port, [one.transcript]);
+      const [vector] = await embeddings(run.agent, run.embedder, [one.transcript]);
       await run.pool.use((client) => client.query('one', sql, columns(one, vector, run.brackets)));
       run.rows++;
       run.latencies.push(performance.now() - started);
@@ -238,7 +239,7 @@ async function queue(run) {
     while (performance.now() < run.end) {
       const started = performance.now();
       const batch = Array.from({ length: BATCH }, conversation);
-      const vectors = await embeddings(run.agent, run.port, batch.map((one) => one.transcript));
+      const vectors = await embeddings(run.agent, run.embedder, batch.map((one) => one.transcript));
       const values = batch.flatMap((one, i) => columns(one, vectors[i], run.brackets));
       await run.pool.use((client) => client.query('batch', sql, values));
       run.rows += BATCH;
@@ -258,13 +259,13 @@ function report(way, run, seconds) {
   console.log(JSON.stringify({ command: 'peer_node', version: process.version, results: [result] }));
 }
 
-async function main(way, path, seconds) {
-  const embedder = fork(import.meta.filename ?? process.argv[1], ['embedder']);
-  const port = await new Promise((resolve) => embedder.once('message', resolve));
+async function main(way, path, seconds, socketPath) {
+  const own = socketPath ? null : fork(import.meta.filename ?? process.argv[1], ['embedder']);
+  const embedder = own ? { port: await new Promise((resolve) => own.once('message', resolve)) } : { socketPath };
   const clients = await Promise.all(Array.from({ length: POOL }, () => Postgres.open(path)));
   const [type] = await clients[0].query('type', `select format_type(atttypid, -1) from pg_attribute
     where attrelid = 'convstore.embeddings'::regclass and attname = 'embedding'`, []);
-  const run = { port, pool: new Pool(clients), agent: new http.Agent({ keepAlive: true }), rows: 0,
+  const run = { embedder, pool: new Pool(clients), agent: new http.Agent({ keepAlive: true }), rows: 0,
                 latencies: [], vectorType: type, brackets: type === 'real[]' ? '{}' : '[]' };
   const started = performance.now();
   run.end = started + seconds * 1000;
@@ -272,15 +273,15 @@ async function main(way, path, seconds) {
   report(way, run, (performance.now() - started) / 1000);
   for (const client of clients) client.close();
   run.agent.destroy();
-  embedder.disconnect();
+  own?.disconnect();
 }
 
-const [way, path, seconds] = process.argv.slice(2);
+const [way, path, seconds, socketPath] = process.argv.slice(2);
 if (way === 'embedder') {
   serveEmbeddings();
 } else if ((way === 'inline' || way === 'queue') && path && Number(seconds) > 0) {
-  await main(way, path, Number(seconds));
+  await main(way, path, Number(seconds), socketPath);
 } else {
-  console.error('peer_node.mjs inline|queue PATH-OF-POSTGRESQLS-SOCKET SECONDS');
+  console.error('peer_node.mjs inline|queue PATH-OF-POSTGRESQLS-SOCKET SECONDS [PATH-OF-AN-EMBEDDERS-SOCKET]');
   process.exitCode = 2;
 }

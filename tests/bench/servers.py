@@ -187,6 +187,21 @@ class Beanstalkd:
         shutil.rmtree(self.directory, ignore_errors=True)
 
 
+class Embedder:
+    """Answers every request with prepared vectors after 150 ms: see stand_in.h."""
+
+    def __init__(self, place):
+        self.socket = place.sockets / "embedder.sock"
+        self.process = Process([place.build / "bench_embedding", "--serve", self.socket],
+                               place.data / "embedder.log")
+        self.process.wait_for(lambda: answers(self.socket))
+        self.settings = {"embedding__provider": "ollama", "embedding__url": f"unix://{self.socket}",
+                         "embedding__self_test": "false"}
+
+    def end(self):
+        self.process.end()
+
+
 class Postgres:
     """A private cluster with the server's default durability. One for the whole benchmark; clear()
     gives every run an empty schema."""

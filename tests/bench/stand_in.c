@@ -214,7 +214,7 @@ pid_t stand_in_start(const struct stand_in *s, const char *path)
     snprintf(address.sun_path, sizeof address.sun_path, "%s", path);
     unlink(path);
     if (listener < 0 || bind(listener, (struct sockaddr *)&address, sizeof address) != 0 ||
-        listen(listener, 64) != 0) {
+        listen(listener, SOMAXCONN) != 0) {
         perror(path);
         exit(1);
     }
