@@ -16,10 +16,10 @@
 
 #define LOOKS_PER_SECOND 2u
 #define OVERLOADED_LOOKS 2 /* before a pace: the first after a pause tells little */
-#define TRIAL_LOOKS 2 /* until what a pace brings can be told */
+#define TRIAL_LOOKS 2      /* until what a pace brings can be told */
 #define PACED_LOOKS (60 * LOOKS_PER_SECOND)
 /* Of what was stored under the overload: a little over half of what the writers can do. */
-#define PACE_PERCENT 55
+#define PACE_PERCENT 54
 
 uint64_t precedence_pace(struct precedence *p, uint64_t accepted, uint64_t slow, uint64_t completed,
                          bool busy)
