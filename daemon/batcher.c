@@ -15,6 +15,8 @@
 #include <stddef.h>
 #include <stdlib.h>
 
+/* Vectors that take no longer hold nothing up. */
+#define HURRY_AFTER_MS 50
 /* Under a pace a batch waits no longer for the one before, however few rows a second it says. */
 #define PACED_PAUSE_MAX_MS 1000
 
@@ -96,6 +98,7 @@ static void embed_batch(struct batch *batch)
         return;
     }
     batch->state = BATCH_EMBEDDING;
+    batch->embedding_since_ms = uv_now(b->loop);
     batch->texts.order.on_done = on_vectors;
     embedding_stage_want(b->embedding, &batch->texts.order);
 }
@@ -192,9 +195,34 @@ static void cut_batches(struct batcher *b)
     }
 }
 
+/* Where more rows wait than may be under way, and a writer has nothing to do, batches that wait for
+ * an embedder go without the vectors that are not there yet: text first. Else a slow embedder would
+ * set the pace of all rows. */
+static void hurry_embedding(struct batcher *b)
+{
+    uint64_t now = uv_now(b->loop);
+    unsigned idle = b->config.write_threads - b->writing;
+    struct batch *batch;
+
+    if (!b->config.rows_first || b->backlog.count < b->config.batch_size ||
+        b->batch_count < b->config.max_concurrent_batches || !database_answers(b) ||
+        (is_paced(b) && b->next_write_ms > now))
+        return;
+    TAILQ_FOREACH(batch, &b->batches, link)
+    {
+        if (idle == 0)
+            return;
+        if (batch->state != BATCH_EMBEDDING || now - batch->embedding_since_ms < HURRY_AFTER_MS)
+            continue;
+        embedding_stage_hurry(b->embedding, &batch->texts.order);
+        idle--;
+    }
+}
+
 static void on_flush_timer(uv_timer_t *timer)
 {
     cut_batches(timer->data);
+    hurry_embedding(timer->data);
 }
 
 void batcher_push(struct batcher *b, struct conversation *c)

@@ -20,6 +20,7 @@ struct batcher_config {
     uint64_t batch_timeout_ms;  /* the age at which a batch leaves though it is not full */
     unsigned max_concurrent_batches;
     unsigned write_threads;
+    bool rows_first; /* see hurry_embedding() */
     unsigned max_attempts;
     struct pgwriter_config writer;
 };
@@ -62,7 +63,7 @@ int batcher_start(uv_loop_t *loop, const struct batcher_config *config,
     __attribute__((warn_unused_result));
 
 /* Other sizes and times from now on, for batches that are cut from here; max_concurrent_batches,
- * write_threads and writer stay. */
+ * write_threads, rows_first and writer stay. */
 void batcher_reconfigure(struct batcher *b, const struct batcher_config *config);
 
 /* Takes ownership of a durable conversation. */

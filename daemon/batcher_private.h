@@ -23,6 +23,7 @@ struct batch {
     unsigned lost_in_flight; /* times that the connection went with this batch on it */
     char suspect_sqlstate[6];
     uint64_t resume_at_ms;
+    uint64_t embedding_since_ms;
     uint64_t duration_ns;           /* of the last write */
     struct pgwriter_found found;    /* after the last write */
     struct conversation_list later; /* same keys as rows of this batch; youngest first */

@@ -349,6 +349,16 @@ void embedding_stage_want(struct embedding_stage *s, struct embedding_order *ord
     arm_timer(s);
 }
 
+void embedding_stage_hurry(struct embedding_stage *s, struct embedding_order *order)
+{
+    assert(order->state != ORDER_IDLE);
+    if (order->state != ORDER_WAITING)
+        return;
+    order->due_ms = uv_now(s->timer.loop);
+    embedding_stage_set_order_state(s, order, ORDER_WAITING); /* to its new place */
+    arm_timer(s);
+}
+
 void embedding_stage_cancel(struct embedding_stage *s, struct embedding_order *order)
 {
     assert(order->state != ORDER_IDLE);

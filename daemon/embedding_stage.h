@@ -94,6 +94,9 @@ void embedding_stage_reconfigure(struct embedding_stage *s, const struct config 
  * preparation. */
 void embedding_stage_want(struct embedding_stage *s, struct embedding_order *order);
 
+/* Its deadline is now: on_done runs soon, with what is there. Not for an order that is done. */
+void embedding_stage_hurry(struct embedding_stage *s, struct embedding_order *order);
+
 /* Takes an order back before its on_done, which then never runs. Vectors that its items have so far
  * are the caller's to release. */
 void embedding_stage_cancel(struct embedding_stage *s, struct embedding_order *order);

@@ -383,9 +383,11 @@ static int start_batcher(struct server *server)
     struct batcher_config batches = settings_batcher(config);
 
     batches.write_threads = (unsigned)threads;
+    batches.rows_first =
+        server->model.dimension > 0 && strcmp(server->model.provider, "builtin") != 0;
     /* One is embedded while the others are written. More are of use only where somebody else's
      * processors embed. */
-    if (strcmp(server->model.provider, "builtin") == 0 || server->model.dimension == 0)
+    if (!batches.rows_first)
         batches.max_concurrent_batches = batches.max_concurrent_batches > batches.write_threads
                                              ? batches.write_threads + 1
                                              : batches.max_concurrent_batches;

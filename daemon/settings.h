@@ -13,7 +13,7 @@
 struct sessions_config settings_sessions(const struct config *config);
 struct journal_config settings_journal(const struct config *config);
 
-/* Without write_threads and writer. */
+/* Without write_threads, rows_first and writer. */
 struct batcher_config settings_batcher(const struct config *config);
 
 /* Raises the process's limit of descriptors for listen.max_connections. Returns how many

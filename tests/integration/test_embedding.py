@@ -221,6 +221,25 @@ class Embedding(Scenario):
         eventually(lambda: self.recovered(d), 30, "vectors again")
         eventually(lambda: self.waiting() == [], 30, "the vector that was missing")
 
+    def test_text_first_under_load(self):
+        """Goal of this test: a slow embedder does not set the pace of rows: where more wait than may be
+        under way, they become rows without waiting for their vectors, which follow."""
+        server = self.ollama()
+        server.delay = 0.2
+        deadline_s, rows, at_once = 5, 400, 4 * 10
+        d = self.ollama_daemon(server, embedding__deadline_ms=deadline_s * 1000, embedding__request_inputs=1,
+                               embedding__max_in_flight=1, batch__batch_size=10, batch__max_concurrent_batches=4,
+                               batch__flush_interval_ms=5)
+        started = time.monotonic()
+        with d.client(timeout=scaled(60)) as client:
+            client.request("store_many", [conversation(transcript=f"t{n}") for n in range(rows)])
+        eventually(lambda: self.pg.count() >= rows - at_once, 60, "all rows but those of the last batches")
+        took, waited = time.monotonic() - started, rows / at_once * deadline_s
+        self.assertLess(took, waited / 4)
+        server.delay = 0
+        eventually(lambda: self.pg.count("embeddings") == rows, 60, "all vectors")
+        self.said = f"{rows} rows in {took:.1f} s, with waiting for the embedder {waited:.0f} s"
+
     def test_over_a_unix_socket(self):
         """Goal of this test: embedding.url may be unix://PATH."""
         path = self.directory / "ollama.sock"

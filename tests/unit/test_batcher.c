@@ -120,6 +120,15 @@ void embedding_stage_want(struct embedding_stage *stage, struct embedding_order 
     uv_idle_start(&answering, on_answering);
 }
 
+void embedding_stage_hurry(struct embedding_stage *stage, struct embedding_order *order)
+{
+    (void)stage;
+    assert_ptr_equal(order, held_order);
+    held_order = NULL;
+    hold_orders = false;
+    order->on_done(order);
+}
+
 void embedding_stage_cancel(struct embedding_stage *stage, struct embedding_order *order)
 {
     (void)stage;
@@ -180,17 +189,21 @@ static void on_guard(uv_timer_t *timer)
     fail_msg("nothing came out within 20 s");
 }
 
-static struct fixture *fixture_new(size_t batch_size, uint64_t batch_timeout_ms)
+static struct batcher_config config_of(size_t batch_size, uint64_t batch_timeout_ms)
+{
+    return (struct batcher_config){.batch_size = batch_size,
+                                   .flush_interval_ms = 5,
+                                   .batch_timeout_ms = batch_timeout_ms,
+                                   .max_concurrent_batches = 4,
+                                   .write_threads = 2,
+                                   .max_attempts = 3,
+                                   .writer.model.source = "transcript"};
+}
+
+static struct fixture *fixture_with(struct batcher_config config)
 {
     static const struct batcher_callbacks callbacks = {
         .on_row = on_row, .on_write = on_write, .on_room = on_room};
-    struct batcher_config config = {.batch_size = batch_size,
-                                    .flush_interval_ms = 5,
-                                    .batch_timeout_ms = batch_timeout_ms,
-                                    .max_concurrent_batches = 4,
-                                    .write_threads = 2,
-                                    .max_attempts = 3,
-                                    .writer.model.source = "transcript"};
     struct fixture *f = calloc(1, sizeof *f);
 
     seen_count = 0;
@@ -204,6 +217,11 @@ static struct fixture *fixture_new(size_t batch_size, uint64_t batch_timeout_ms)
     uv_idle_init(&f->loop, &answering);
     assert_int_equal(batcher_start(&f->loop, &config, &callbacks, f, NULL, &f->batcher), 0);
     return f;
+}
+
+static struct fixture *fixture_new(size_t batch_size, uint64_t batch_timeout_ms)
+{
+    return fixture_with(config_of(batch_size, batch_timeout_ms));
 }
 
 static void fixture_end(struct fixture *f)
@@ -624,6 +642,46 @@ static void test_pace(void **state)
     fixture_end(f);
 }
 
+/* Goal: rows do not wait for a slow embedder while more than may be under way are behind them and a
+ * writer has nothing to do; those of the next batch, with nothing behind it, do wait. */
+static void test_rows_first(void **state)
+{
+    struct batcher_config config = config_of(10, 60000);
+    struct fixture *f;
+
+    (void)state;
+    config.rows_first = true;
+    config.max_concurrent_batches = 1;
+    f = fixture_with(config);
+    hold_orders = true;
+    push(f, 20);
+    run_until_all(f);
+    assert_int_equal(seen_count, 2);
+    assert_int_equal(seen[0].vectors, 0);
+    assert_int_equal(seen[1].vectors, 10);
+    fixture_end(f);
+}
+
+/* Goal: without pressure a batch waits for its vectors. */
+static void test_vectors_are_waited_for(void **state)
+{
+    struct batcher_config config = config_of(10, 60000);
+    struct fixture *f;
+
+    (void)state;
+    config.rows_first = true;
+    config.max_concurrent_batches = 1;
+    f = fixture_with(config);
+    hold_orders = true;
+    push(f, 19);
+    for (uint64_t start = uv_now(&f->loop); uv_now(&f->loop) < start + 200;)
+        uv_run(&f->loop, UV_RUN_ONCE);
+    assert_non_null(held_order);
+    assert_int_equal(seen_count, 0);
+    f->expected = 0;
+    fixture_end(f);
+}
+
 /* Closing drops what has not become a row, wherever it stands, and leaks nothing (ASan watches). */
 static void test_close_in_the_middle(void **state)
 {
@@ -657,6 +715,8 @@ int main(void)
         cmocka_unit_test(test_urgency_ends_a_pace),
         cmocka_unit_test(test_a_lifted_pace_holds_nothing),
         cmocka_unit_test(test_pace),
+        cmocka_unit_test(test_rows_first),
+        cmocka_unit_test(test_vectors_are_waited_for),
         cmocka_unit_test(test_close_in_the_middle),
     };
 
