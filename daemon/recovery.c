@@ -273,6 +273,17 @@ static int scan_segment(struct recovery *r, struct segment_cursor *cursor, int d
     return rc == 0 ? 0 : recovery_fail(error, rc, "read", name);
 }
 
+/* The disk reads the next segment while this one is checked. */
+static void read_ahead(const struct recovery *r, const struct sysio *sys, int dir_fd, size_t at)
+{
+    char name[DISK_NAME_MAX];
+
+    if (at >= r->found_count || sys->will_read == NULL)
+        return;
+    disk_segment_name(r->found[at].index, name);
+    sys->will_read(sys, dir_fd, name);
+}
+
 /* The last segment in which anything was recorded; NULL for none. All before it are complete. */
 const struct found_segment *recovery_last_used(const struct recovery *r)
 {
@@ -334,8 +345,10 @@ int recovery_scan(const struct sysio *sys, int dir_fd, struct recovery *ret, cha
     if (ret->found_count > 0)
         qsort(ret->found, ret->found_count, sizeof *ret->found, compare_found);
     segment_cursor_init(&cursor, sys);
-    for (size_t i = 0; i < ret->found_count && rc == 0; i++)
+    for (size_t i = 0; i < ret->found_count && rc == 0; i++) {
+        read_ahead(ret, sys, dir_fd, i + 1);
         rc = scan_segment(ret, &cursor, dir_fd, &ret->found[i], ret_error);
+    }
     segment_cursor_done(&cursor);
     if (rc != 0)
         return rc;

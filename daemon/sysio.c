@@ -69,6 +69,17 @@ static int real_close(const struct sysio *sys, int fd)
     return result(close(fd));
 }
 
+static void real_will_read(const struct sysio *sys, int dir, const char *name)
+{
+    int fd = openat(dir, name, O_RDONLY | O_CLOEXEC);
+
+    (void)sys;
+    if (fd < 0)
+        return;
+    (void)posix_fadvise(fd, 0, 0, POSIX_FADV_WILLNEED);
+    close(fd);
+}
+
 static ssize_t real_pread(const struct sysio *sys, int fd, void *buf, size_t len, uint64_t offset)
 {
     ssize_t n = pread(fd, buf, len, (off_t)offset);
@@ -193,6 +204,7 @@ const struct sysio *sysio_real(void)
         .make_directory = real_make_directory,
         .open = real_open,
         .close = real_close,
+        .will_read = real_will_read,
         .pread = real_pread,
         .pwrite = real_pwrite,
         .fdatasync = real_fdatasync,

@@ -18,6 +18,8 @@ struct sysio {
     int (*make_directory)(const struct sysio *sys, const char *path);
     int (*open)(const struct sysio *sys, int dir, const char *name, int flags);
     int (*close)(const struct sysio *sys, int fd);
+    /* A hint: this file will be read soon, as a whole. May be NULL. */
+    void (*will_read)(const struct sysio *sys, int dir, const char *name);
     ssize_t (*pread)(const struct sysio *sys, int fd, void *buf, size_t len, uint64_t offset);
     ssize_t (*pwrite)(const struct sysio *sys, int fd, const void *buf, size_t len,
                       uint64_t offset);
