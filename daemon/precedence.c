@@ -1,12 +1,12 @@
 /* The hard thing is to tell an overload from a load that the writers can take. A closed loop does
  * not show what it would bring: where the processors are full, no more comes in than is stored. So
  * slow acks of as much as is stored are taken for an overload, and the pace itself is the trial: it
- * goes on while clearly more comes in than was stored without it, and else ends for a minute at
- * least.
+ * goes on while clearly more comes in than was ever stored without it, and else ends for a minute
+ * at least.
  *
  * Nor do writers that keep a pace show what they can do: once a minute it ends to measure that
- * anew. Those that wait for work, or have just begun, do not either: what they store counts only
- * while more than a batch waits, and when it rises no more. */
+ * anew. Nor do those that wait for work or for a database that stands still for a moment: so what
+ * counts is the best that they did, forgotten slowly; and no pace begins while they get faster. */
 #include "daemon/precedence.h"
 
 #include <inttypes.h>
@@ -16,37 +16,48 @@
 
 #define LOOKS_PER_SECOND 2u
 #define OVERLOADED_LOOKS 2 /* before a pace: the first after a pause tells little */
-#define TRIAL_LOOKS 2      /* until what a pace brings can be told */
+#define UNPAID_LOOKS 4     /* on end, before a pace is given up */
 #define PACED_LOOKS (60 * LOOKS_PER_SECOND)
-/* Of what was stored under the overload: a little over half of what the writers can do. */
+/* Of the best that writers did beside the overload: a little over half of what they can do. */
 #define PACE_PERCENT 54
+
+static void look_at_pace(struct precedence *p, uint64_t in)
+{
+    p->unpaid = in > p->rows + p->rows / 8 ? 0 : p->unpaid + 1;
+    p->rest = p->unpaid == UNPAID_LOOKS ? PACED_LOOKS : 0;
+    p->paced = p->rest == 0 && p->paced < PACED_LOOKS ? p->paced + 1 : 0;
+}
+
+static void look_at_writers(struct precedence *p, uint64_t out, bool overload)
+{
+    uint64_t best = p->rows - p->rows / 64; /* half of it is forgotten in 22 s */
+    bool faster = out > best + best / 4;
+
+    p->rows = out > best ? out : best;
+    if (p->rest > 0)
+        p->rest--;
+    else
+        p->overloaded = !overload ? 0 : faster ? 1 : p->overloaded + 1;
+    if (p->overloaded < OVERLOADED_LOOKS)
+        return;
+    p->overloaded = p->unpaid = 0;
+    p->paced = 1;
+}
 
 uint64_t precedence_pace(struct precedence *p, uint64_t accepted, uint64_t slow, uint64_t completed,
                          bool busy)
 {
     uint64_t in = accepted - p->accepted, out = completed - p->completed;
     bool slow_acks = (slow - p->slow) * 100 > in; /* over 1 % */
-    bool pays = p->paced < TRIAL_LOOKS || in > p->rows + p->rows / 8;
 
     p->accepted = accepted;
     p->slow = slow;
     p->completed = completed;
-    if (p->paced > 0) {
-        p->paced = pays && p->paced < PACED_LOOKS ? p->paced + 1 : 0;
-        p->rest = pays ? 0 : PACED_LOOKS;
-    } else if (p->rest > 0) {
-        p->rest--;
-    } else {
-        bool overload = busy && slow_acks && out > 0 && in > out - out / 8;
-
-        p->overloaded = !overload ? 0 : out <= p->rows + p->rows / 4 ? p->overloaded + 1 : 1;
-        p->rows = p->overloaded > 1 && p->rows > out ? p->rows : out;
-        p->paced = p->overloaded >= OVERLOADED_LOOKS;
-    }
-    if (p->paced == 0)
-        return 0;
-    p->overloaded = 0;
-    return (p->rows * LOOKS_PER_SECOND * PACE_PERCENT + 99) / 100;
+    if (p->paced > 0)
+        look_at_pace(p, in);
+    else
+        look_at_writers(p, out, busy && slow_acks && out > 0 && in > out - out / 8);
+    return p->paced > 0 ? (p->rows * LOOKS_PER_SECOND * PACE_PERCENT + 99) / 100 : 0;
 }
 
 static void on_look(uv_timer_t *timer)

@@ -15,10 +15,11 @@ struct server;
 struct precedence {
     uv_timer_t timer;
     uint64_t accepted, slow, completed; /* at the last look, since the start */
-    uint64_t rows;                      /* of the latest looks without a pace */
+    uint64_t rows;                      /* of the best look without a pace, forgotten slowly */
     unsigned overloaded;                /* looks on end */
-    unsigned rest;  /* looks before the next pace, since the writers could keep up */
-    unsigned paced; /* looks since the pace began; 0: there is none */
+    unsigned rest;   /* looks before the next pace, since the last one did not pay */
+    unsigned paced;  /* looks since the pace began; 0: there is none */
+    unsigned unpaid; /* of them, the latest on end in which no more came in for it */
 };
 
 /* One look more, by the totals since the start; busy: more than a batch waits. Returns the pace

@@ -80,12 +80,31 @@ static void test_the_pace_ends_when_writers_could_keep_up(void **state)
     (void)state;
     assert_int_equal(0, look(&l, 20000, 50, 14000));
     assert_int_equal(15120, look(&l, 20000, 50, 14000));
-    assert_int_equal(15120, look(&l, 15000, 5, 9000));
+    for (int i = 0; i < 3; i++)
+        assert_int_equal(15120, look(&l, 15000, 5, 9000));
     assert_int_equal(15120, look(&l, 16000, 5, 9000));
-    for (int i = 0; i < 121; i++) /* and does not come again at once */
+    for (int i = 0; i < 3; i++)
+        assert_int_equal(15120, look(&l, 15000, 5, 9000));
+    for (int i = 0; i < 122; i++) /* and does not come again at once */
         assert_int_equal(0, look(&l, 13500, 50, 14000));
-    assert_int_equal(0, look(&l, 13500, 50, 14000));
     assert_int_equal(15120, look(&l, 13500, 50, 14000));
+}
+
+/* Goal: an arrival rate that writers can take is not paced for long after the database stood still
+ * for a moment. */
+static void test_a_database_that_stood_still(void **state)
+{
+    struct load l = {.accepted = 0};
+    unsigned paced = 0;
+
+    (void)state;
+    for (int i = 0; i < 50; i++)
+        assert_int_equal(0, look(&l, 8300, 5, 8300));
+    for (int i = 0; i < 4; i++)
+        paced += look(&l, 8300, 50, 3000) > 0;
+    for (int i = 0; i < 100; i++)
+        paced += look(&l, 8300, 50, 12000) > 0;
+    assert_in_range(paced, 1, 4);
 }
 
 /* Goal: an arrival rate that writers can take, with slow acks of another cause, is paced for a
@@ -98,7 +117,7 @@ static void test_an_open_loop_ends_the_trial(void **state)
     (void)state;
     for (int i = 0; i < 1200; i++)
         paced += look(&l, 14000 + (unsigned)i % 3 * 400, 50, 14000) > 0;
-    assert_in_range(paced, 1, 20);
+    assert_in_range(paced, 1, 40);
 }
 
 static void test_once_a_minute_writers_show_what_they_can(void **state)
@@ -143,7 +162,7 @@ static void test_the_better_look_counts(void **state)
 
     (void)state;
     assert_int_equal(0, look(&l, 20000, 50, 14000));
-    assert_int_equal(15120, look(&l, 20000, 50, 500));
+    assert_in_range(look(&l, 20000, 50, 500), 14800, 15120);
 }
 
 int main(void)
@@ -159,6 +178,7 @@ int main(void)
         cmocka_unit_test(test_writers_that_have_just_begun_are_not_paced),
         cmocka_unit_test(test_the_better_look_counts),
         cmocka_unit_test(test_an_open_loop_ends_the_trial),
+        cmocka_unit_test(test_a_database_that_stood_still),
         cmocka_unit_test(test_once_a_minute_writers_show_what_they_can),
     };
 
