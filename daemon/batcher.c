@@ -17,6 +17,9 @@
 
 /* Vectors that take no longer hold nothing up. */
 #define HURRY_AFTER_MS 50
+/* After one that did, so long: what is asked for and comes too late only keeps the embedder from
+ * the rows that wait for it already. */
+#define ASK_AGAIN_MS 1000
 /* Under a pace a batch waits no longer for the one before, however few rows a second it says. */
 #define PACED_PAUSE_MAX_MS 1000
 
@@ -88,10 +91,21 @@ static void on_vectors(struct embedding_order *order)
     write_when_allowed(batch);
 }
 
+/* More rows wait than may be under way, for batches to the full. */
+static bool is_crowded(const struct batcher *b)
+{
+    return b->backlog.count >= b->config.batch_size &&
+           b->batch_count >= b->config.max_concurrent_batches;
+}
+
 static void embed_batch(struct batch *batch)
 {
     struct batcher *b = batch->batcher;
 
+    if (is_crowded(b) && uv_now(b->loop) < b->ask_again_ms) {
+        write_when_allowed(batch); /* the vectors come later */
+        return;
+    }
     if (embedding_set_init(&batch->texts, b->source, batch->write.rows, batch->write.count) != 0) {
         embedding_set_done(&batch->texts);
         write_when_allowed(batch); /* memory is short: the vectors come later */
@@ -204,8 +218,7 @@ static void hurry_embedding(struct batcher *b)
     unsigned idle = b->config.write_threads - b->writing;
     struct batch *batch;
 
-    if (!b->config.rows_first || b->backlog.count < b->config.batch_size ||
-        b->batch_count < b->config.max_concurrent_batches || !database_answers(b) ||
+    if (!b->config.rows_first || !is_crowded(b) || !database_answers(b) ||
         (is_paced(b) && b->next_write_ms > now))
         return;
     TAILQ_FOREACH(batch, &b->batches, link)
@@ -215,6 +228,7 @@ static void hurry_embedding(struct batcher *b)
         if (batch->state != BATCH_EMBEDDING || now - batch->embedding_since_ms < HURRY_AFTER_MS)
             continue;
         embedding_stage_hurry(b->embedding, &batch->texts.order);
+        b->ask_again_ms = now + ASK_AGAIN_MS;
         idle--;
     }
 }

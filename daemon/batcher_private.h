@@ -48,6 +48,7 @@ struct batcher {
     bool urgent;
     uint64_t rows_per_second; /* the pace of writing; 0: as fast as it goes */
     uint64_t next_write_ms;   /* by that pace */
+    uint64_t ask_again_ms;    /* for vectors, where more rows wait than may be under way */
     struct conversation_list backlog;
     TAILQ_HEAD(batch_list, batch) batches; /* oldest first */
     unsigned batch_count;
