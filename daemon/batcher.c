@@ -6,6 +6,9 @@
  * tries from time to time and all others stay where they are; the first success sets everything
  * going.
  *
+ * Two things change a batch's time. A pace (precedence.c) lets the next one be written later; where
+ * rows queue up, one that waits for a slow embedder is written sooner, without its vectors.
+ *
  * Invariants: a conversation is in the backlog or in exactly one batch; no key stands twice in a
  * batch; at most max_concurrent_batches exist. */
 #include "daemon/batcher_private.h"

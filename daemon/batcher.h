@@ -20,7 +20,7 @@ struct batcher_config {
     uint64_t batch_timeout_ms;  /* the age at which a batch leaves though it is not full */
     unsigned max_concurrent_batches;
     unsigned write_threads;
-    bool rows_first; /* see hurry_embedding() */
+    bool rows_first; /* where rows queue up they go without vectors that are not there yet */
     unsigned max_attempts;
     struct pgwriter_config writer;
 };

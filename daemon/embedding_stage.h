@@ -74,8 +74,7 @@ struct embedding_stage_hooks {
 struct embedding_stage;
 
 /* Starts the embed workers. config lives until the next embedding_stage_reconfigure(), model's
- * strings outlive the stage; hooks may be NULL and is
- * copied. 0 or a negative errno. */
+ * strings outlive the stage; hooks may be NULL and is copied. 0 or a negative errno. */
 int embedding_stage_start(uv_loop_t *loop, const struct config *config,
                           const struct embedding_model *model,
                           const struct embedding_stage_hooks *hooks, struct embedding_stage **ret)

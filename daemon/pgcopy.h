@@ -6,7 +6,7 @@
 #include "daemon/pgwriter_internal.h"
 
 /* Whether this batch should go by COPY: it is large enough, none of its rows may be there already,
- * and COPY has not been refused lately. */
+ * its vectors are pgvector's, and COPY has not been refused lately. */
 bool pgcopy_fits(struct pgwriter *w, const struct write_batch *batch);
 
 /* Like pgwriter_run() for one transaction with all rows of the batch: 0 when the server answered (t
