@@ -10,7 +10,8 @@
 // Writes convstored's tables. Needs nothing but Node: the PostgreSQL client is below, and speaks as
 // node-postgres does (extended protocol, parameters as text). The embedder is a process of its own, as
 // Ollama would be, but only hashes words: it flatters this peer, whose real embedder takes many
-// milliseconds. Named one is asked instead: bench_embedding --serve, which takes 150. Prints one line of JSON like convstore-bench.
+// milliseconds. Where a socket is named the embedder behind it is asked instead (bench_embedding --serve
+// takes 150 ms). Prints one line of JSON like convstore-bench.
 import { fork } from 'node:child_process';
 import { randomBytes, randomUUID } from 'node:crypto';
 import http from 'node:http';
