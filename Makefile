@@ -176,7 +176,7 @@ install: programs $(BUILD)/convstore-bench
 	$(foreach page,$(MAN_PAGES),install -D -m 644 -t \
 	  $(DESTDIR)$(PREFIX)/share/man/man$(subst .,,$(suffix $(page))) $(page) &&) true
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/convstore $(filter-out $(MAN_PAGES),$(wildcard config/*.*)) \
-	  proto/PROTOCOL.md README.md LICENSE
+	  proto/PROTOCOL.md proto/JOURNAL.md README.md LICENSE
 	[ -e $(DESTDIR)$(SYSCONFDIR)/convstore/convstored.conf ] || \
 	  install -D -m 644 -t $(DESTDIR)$(SYSCONFDIR)/convstore config/convstored.conf
 # What an install would put there, so that there is no second list; the configuration stays.

@@ -29,6 +29,7 @@ static const char usage[] =
     "\n"
     "Example: convstored --set listen.socket=/tmp/c.sock --set listen.control_socket=/tmp/ctl.sock "
     "\\\n"
+    "           --set journal.directory=/tmp/journal \\\n"
     "           --set database.conninfo='host=/var/run/postgresql dbname=chat'\n";
 
 struct options {

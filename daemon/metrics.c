@@ -259,9 +259,10 @@ static void write_servers(FILE *out, const struct endpoints *endpoints)
 
 static void write_operations(FILE *out, const struct stats *stats)
 {
-    exposition_family(out, "convstore_operation_duration_seconds", "histogram",
-                      "Durations of the daemon's operations (queue is message read to answer sent) "
-                      "and of those that services record.");
+    exposition_family(
+        out, "convstore_operation_duration_seconds", "histogram",
+        "Durations of the daemon's operations (queue is message readable to answer sent) "
+        "and of those that services record.");
     for (unsigned i = 0; i < stats->operation_count; i++)
         exposition_histogram(out, "convstore_operation_duration_seconds", "operation",
                              stats_name(stats, i), stats_histogram(stats, i));
