@@ -1,10 +1,10 @@
 /* The hard thing is to tell an overload from a load that the writers can take. A closed loop does
  * not show what it would bring: where the processors are full, no more comes in than is stored. So
  * slow acks of as much as is stored are taken for an overload, and the pace itself is the trial: it
- * goes on while clearly more comes in than was ever stored without it, and else ends for a minute
- * at least.
+ * goes on while clearly more comes in for it, and else ends for a minute at least. So what arrives
+ * at its own rate (an open loop) is never paced for long, whatever the writers can do.
  *
- * Nor do writers that keep a pace show what they can do: once a minute it ends to measure that
+ * Writers that keep a pace do not show what they can do: once a minute it ends to measure that
  * anew. Nor do those that wait for work or for a database that stands still for a moment: so what
  * counts is the best that they did, forgotten slowly; and no pace begins while they get faster. */
 #include "daemon/precedence.h"
@@ -23,12 +23,12 @@
 
 static void look_at_pace(struct precedence *p, uint64_t in)
 {
-    p->unpaid = in > p->rows + p->rows / 8 ? 0 : p->unpaid + 1;
+    p->unpaid = in > p->before + p->before / 8 ? 0 : p->unpaid + 1;
     p->rest = p->unpaid == UNPAID_LOOKS ? PACED_LOOKS : 0;
     p->paced = p->rest == 0 && p->paced < PACED_LOOKS ? p->paced + 1 : 0;
 }
 
-static void look_at_writers(struct precedence *p, uint64_t out, bool overload)
+static void look_at_writers(struct precedence *p, uint64_t in, uint64_t out, bool overload)
 {
     uint64_t best = p->rows - p->rows / 64; /* half of it is forgotten in 22 s */
     bool faster = out > best + best / 4;
@@ -41,6 +41,7 @@ static void look_at_writers(struct precedence *p, uint64_t out, bool overload)
     if (p->overloaded < OVERLOADED_LOOKS)
         return;
     p->overloaded = p->unpaid = 0;
+    p->before = in;
     p->paced = 1;
 }
 
@@ -56,7 +57,7 @@ uint64_t precedence_pace(struct precedence *p, uint64_t accepted, uint64_t slow,
     if (p->paced > 0)
         look_at_pace(p, in);
     else
-        look_at_writers(p, out, busy && slow_acks && out > 0 && in > out - out / 8);
+        look_at_writers(p, in, out, busy && slow_acks && out > 0 && in > out - out / 8);
     return p->paced > 0 ? (p->rows * LOOKS_PER_SECOND * PACE_PERCENT + 99) / 100 : 0;
 }
 

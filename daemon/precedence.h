@@ -1,6 +1,6 @@
-/* Acknowledgements before rows where both cannot be had: when as much comes in as all writers
- * can store, or more, and acks are slow, rows are written at a slower pace. What the writers leave
- * of processors and disk is the acks'; the backlog waits. Loop. */
+/* Acknowledgements before rows where both cannot be had: when as much comes in as is stored, or
+ * more, and acks are slow, rows are written at a slower pace, as long as more comes in for it. What
+ * the writers leave of processors and disk is the acks'; the backlog waits. Loop. */
 #ifndef DAEMON_PRECEDENCE_H
 #define DAEMON_PRECEDENCE_H
 
@@ -16,6 +16,7 @@ struct precedence {
     uv_timer_t timer;
     uint64_t accepted, slow, completed; /* at the last look, since the start */
     uint64_t rows;                      /* of the best look without a pace, forgotten slowly */
+    uint64_t before;                    /* what came in in the look before the pace */
     unsigned overloaded;                /* looks on end */
     unsigned rest;   /* looks before the next pace, since the last one did not pay */
     unsigned paced;  /* looks since the pace began; 0: there is none */
