@@ -642,19 +642,27 @@ static void test_pace(void **state)
     fixture_end(f);
 }
 
+/* One batch at a time, and an embedder that does not answer. */
+static struct fixture *fixture_rows_first(void)
+{
+    struct batcher_config config = config_of(10, 60000);
+    struct fixture *f;
+
+    config.rows_first = true;
+    config.max_concurrent_batches = 1;
+    f = fixture_with(config);
+    hold_orders = true;
+    return f;
+}
+
 /* Goal: rows do not wait for a slow embedder while more than may be under way are behind them and a
  * writer has nothing to do, nor is it asked in vain for those that come next; the last ones, with
  * nothing behind them, do wait. */
 static void test_rows_first(void **state)
 {
-    struct batcher_config config = config_of(10, 60000);
-    struct fixture *f;
+    struct fixture *f = fixture_rows_first();
 
     (void)state;
-    config.rows_first = true;
-    config.max_concurrent_batches = 1;
-    f = fixture_with(config);
-    hold_orders = true;
     push(f, 40);
     run_until_all(f);
     assert_int_equal(seen_count, 4);
@@ -667,14 +675,9 @@ static void test_rows_first(void **state)
 /* Goal: without pressure a batch waits for its vectors. */
 static void test_vectors_are_waited_for(void **state)
 {
-    struct batcher_config config = config_of(10, 60000);
-    struct fixture *f;
+    struct fixture *f = fixture_rows_first();
 
     (void)state;
-    config.rows_first = true;
-    config.max_concurrent_batches = 1;
-    f = fixture_with(config);
-    hold_orders = true;
     push(f, 19);
     for (uint64_t start = uv_now(&f->loop); uv_now(&f->loop) < start + 200;)
         uv_run(&f->loop, UV_RUN_ONCE);
