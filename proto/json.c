@@ -104,15 +104,16 @@ static int put_char(struct writer *w, char c)
 static size_t escape(char c, char ret[8])
 {
     static const char plain[] = "\"\\\b\f\n\r\t", letters[] = "\"\\bfnrt";
-    const char *found = c != '\0' ? strchr(plain, c) : NULL;
+    const char *found;
 
+    if ((unsigned char)c >= 0x20 && c != '"' && c != '\\')
+        return 0;
+    found = c != '\0' ? strchr(plain, c) : NULL;
     if (found != NULL) {
         ret[0] = '\\';
         ret[1] = letters[found - plain];
         return 2;
     }
-    if ((unsigned char)c >= 0x20)
-        return 0;
     return (size_t)snprintf(ret, 8, "\\u%04x", (unsigned char)c);
 }
 
@@ -166,12 +167,18 @@ static int write_float(struct writer *w, const struct value *v)
 
 static int write_integer(struct writer *w, const struct value *v)
 {
-    char text[24];
-    int len = v->type == VALUE_UINT
-                  ? snprintf(text, sizeof text, "%llu", (unsigned long long)v->as_uint)
-                  : snprintf(text, sizeof text, "%lld", (long long)v->as_int);
+    char text[24], *first = text + sizeof text;
+    bool negative = v->type != VALUE_UINT && v->as_int < 0;
+    uint64_t rest = v->type == VALUE_UINT ? v->as_uint : (uint64_t)v->as_int;
 
-    return put(w, text, (size_t)len);
+    if (negative)
+        rest = -rest;
+    do
+        *--first = (char)('0' + rest % 10);
+    while ((rest /= 10) > 0);
+    if (negative)
+        *--first = '-';
+    return put(w, first, (size_t)(text + sizeof text - first));
 }
 
 static int write_array(struct writer *w, uint32_t count)
