@@ -18,9 +18,12 @@ WARN := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wformat
         -Wwrite-strings -Werror
 HARDEN := -fstack-protector-strong -fstack-clash-protection -fcf-protection -D_FORTIFY_SOURCE=2
 OPT ?= -O2 -g $(HARDEN)
+# What a msgpack_sbuffer begins with: an ack takes 60 bytes, and 8,192 (msgpack-c's own) for each
+# session of a group have the heap grow and shrink at every group.
+SBUFFER := -DMSGPACK_SBUFFER_INIT_SIZE=256
 SAN ?=
 CFLAGS_ALL = -std=c17 -D_GNU_SOURCE $(WARN) $(OPT) $(SAN) -fPIC -MMD -MP -I. -I$(BUILD) \
-        -DCONVSTORE_VERSION='"$(VERSION)"' $(PKG_CFLAGS) $(CFLAGS)
+        -DCONVSTORE_VERSION='"$(VERSION)"' $(SBUFFER) $(PKG_CFLAGS) $(CFLAGS)
 LDFLAGS_ALL = -pie -Wl,-z,relro,-z,now $(SAN) $(LDFLAGS)
 LIBS = $(PKG_LIBS) -linih -lm -lpthread
 Q := $(if $(V),,@)

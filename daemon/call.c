@@ -143,17 +143,20 @@ static void start_timer(struct call *call, uv_loop_t *loop, uint32_t timeout_ms)
 struct call *call_new(uv_loop_t *loop, struct session *s, uint32_t msgid, enum call_kind kind,
                       uint32_t count, const struct store_options *options)
 {
-    struct call *call = calloc(1, sizeof *call + count * sizeof call->items[0]);
+    size_t items = count * sizeof(struct call_item);
+    struct call *call = malloc(sizeof *call + items);
 
     assert(count > 0);
     if (call == NULL)
         return NULL;
-    call->session = s;
-    call->msgid = msgid;
-    call->kind = kind;
-    call->wait_stored = options->wait_stored;
-    call->due = call->count = count;
-    call->begun_ns = session_readable_ns(s);
+    *call = (struct call){.session = s,
+                          .msgid = msgid,
+                          .kind = kind,
+                          .wait_stored = options->wait_stored,
+                          .due = count,
+                          .count = count,
+                          .begun_ns = session_readable_ns(s)};
+    memset(call->items, 0, items);
     session_hold(s);
     if (options->timeout_ms > 0)
         start_timer(call, loop, options->timeout_ms);
