@@ -44,7 +44,7 @@ const struct config_key config_keys[] = {
     CHOICE(journal, durability, "fsync", "fsync os"),
     SIZE(journal, max_bytes, "8GiB", 1 * MIB, 65536 * GIB, LIVE),
     SIZE(journal, segment_bytes, "16MiB", 64 * KIB, 1 * GIB),
-    SIZE(journal, max_unsynced_bytes, "8MiB", 64 * KIB, 1 * GIB, LIVE),
+    SIZE(journal, max_unsynced_bytes, "32MiB", 64 * KIB, 1 * GIB, LIVE),
     NUMBER(journal, retain_ms, "0", 0, 30 * DAY_MS, LIVE),
 
     NUMBER(queue, max_queue_size, "100000", 1, 100000000, LIVE),
