@@ -18,8 +18,8 @@
 #define OVERLOADED_LOOKS 2 /* before a pace: the first after a pause tells little */
 #define UNPAID_LOOKS 4     /* on end, before a pace is given up */
 #define PACED_LOOKS (60 * LOOKS_PER_SECOND)
-/* Of the best that writers did beside the overload: a little over half of what they can do. */
-#define PACE_PERCENT 54
+/* Of the best that writers did beside the overload: over half of what they do alone. */
+#define PACE_PERCENT 62
 
 static void look_at_pace(struct precedence *p, uint64_t in)
 {
