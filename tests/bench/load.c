@@ -3,7 +3,10 @@
  *
  * The hard thing is to measure the server and not the generator: see load_connection.c for what a
  * message costs, and schedule.h for what a latency is in an open loop. There the loop sleeps to the
- * microsecond (epoll_pwait2, timer slack 1 ns), since waking late would count as latency.
+ * microsecond (epoll_pwait2, timer slack 1 ns), since waking late would count as latency. For the
+ * same reason the thread takes short turns on the processor, whatever it measures: it stands for
+ * many clients of which none is busy, and its own wait behind a busy PostgreSQL is not the
+ * server's.
  *
  * Invariant: in_flight and due are the sums of the connections'; the run is over when nothing more
  * will begin and both are 0, or LOAD_LINGER_S after its time.
@@ -26,6 +29,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "daemon/latency.h"
 #include "tests/bench/clock.h"
 #include "tests/bench/load_internal.h"
 #include "tests/bench/procfs.h"
@@ -324,6 +328,7 @@ int load_run(const struct load_options *options, struct load_result *ret)
     memset(ret, 0, sizeof *ret);
     raise_descriptor_limit();
     prctl(PR_SET_TIMERSLACK, 1);
+    latency_take_short_turns();
     if (allocate(&load) != 0)
         load_break(&load, "out of memory");
     else
