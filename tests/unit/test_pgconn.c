@@ -47,6 +47,7 @@ static void sets_the_session_up(void **state)
     assert_string_equal(setting("search_path"), "pg_catalog");
     assert_string_equal(setting("lock_timeout"), "5s");
     assert_string_equal(setting("statement_timeout"), "30s");
+    assert_string_equal(setting("backend_flush_after"), "256kB");
     assert_int_equal(settings.fsync_off, strcmp(setting("fsync"), "off") == 0);
 }
 
@@ -64,6 +65,21 @@ static void a_stronger_synchronous_commit_stands(void **state)
         open_conn(pg_conninfo);
         assert_string_equal(setting("synchronous_commit"), "on");
     }
+}
+
+/* Goal: whoever has said how a backend writes back is left alone, with none at all too. */
+static void the_servers_own_backend_flush_after_stands(void **state)
+{
+    static const char *const values[] = {"1MB", "0"};
+
+    (void)state;
+    for (int i = 0; i < 2; i++) {
+        pg_do("ALTER DATABASE %s SET backend_flush_after = '%s'", PQdb(pg_admin), values[i]);
+        open_conn(pg_conninfo);
+        assert_string_equal(setting("backend_flush_after"), values[i]);
+        PQfinish(conn);
+    }
+    conn = NULL;
 }
 
 static void conninfo_wins_over_the_defaults(void **state)
@@ -194,6 +210,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(sets_the_session_up),
         TEST(a_stronger_synchronous_commit_stands),
+        TEST(the_servers_own_backend_flush_after_stands),
         TEST(conninfo_wins_over_the_defaults),
         TEST(refusals_are_told_apart),
         TEST(refuses_a_server_that_is_read_only),
