@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "tests/bench/clock.h"
 #include "tests/bench/commands.h"
@@ -179,6 +180,20 @@ static int write_batch(struct client *c, PGconn *conn)
     return 0;
 }
 
+/* With --rate a client does not run ahead of its share. */
+static void wait_for_turn(const struct client *c)
+{
+    const struct options *o = c->options;
+    struct timespec at;
+    uint64_t ns;
+
+    if (o->rate <= 0)
+        return;
+    ns = c->start_ns + (uint64_t)((double)(c->result->sent * o->clients) / o->rate * NS_PER_S);
+    at = (struct timespec){.tv_sec = (time_t)(ns / NS_PER_S), .tv_nsec = (long)(ns % NS_PER_S)};
+    clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &at, NULL);
+}
+
 static void *run_client(void *argument)
 {
     struct client *c = argument;
@@ -187,6 +202,7 @@ static void *run_client(void *argument)
 
     c->failed = conn == NULL;
     while (!c->failed && (now = clock_ns()) < c->end_ns) {
+        wait_for_turn(c);
         c->failed = write_batch(c, conn) != 0;
         progress_tick(&c->progress, now, c->result->acked);
     }

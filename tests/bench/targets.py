@@ -82,6 +82,8 @@ TARGETS = [
     Target("rows/s : two clients' COPY (the limit)", ("rows", *RATE), ("copy 2", *RATE)),
     ms("open loop at 70 % of that: ack p99", "open", P99, 5),
     ms("open loop at 70 % of that: ack p99.9", "open", P999, 20),
+    Target("its p99 : overwrite + fdatasync of what is due, beside a COPY at that rate", ("open", *P99),
+           ("raw at 70 % beside COPY", *P99), unit="ms", scale=1000.0),
     Target("its queue at the end, in seconds of its rate", ("open", "queued_seconds"), at_most=1,
            unit="s"),
     ms("100 at once: all acked, slowest of 20 rounds", "concurrent", ("all_acked_us", "max"), 50),

@@ -172,6 +172,9 @@ class Bench(Scenario):
             self.assertEqual(postgres.count() - before, result["acked"])
             self.assertEqual(postgres.count("embeddings"), postgres.count())
             before = postgres.count()
+        result, = self.results(None, "pg-copy", "--conninfo", postgres.conninfo, "--seconds", 1,
+                               "--warmup", 0, "--rate", 1000)
+        self.assertLessEqual(result["acked"], 1500)
         text, vector = postgres.sql("""
             select c.transcript, e.embedding::text from convstore.conversations c
             join convstore.embeddings e on e.user_id = c.user_id and e.conversation_id = c.id
@@ -185,6 +188,14 @@ class Bench(Scenario):
         head, row = done.stdout.splitlines()
         self.assertIn("p99.99 ms", head)
         self.assertTrue(row.startswith("raw"), row)
+
+    def test_raw_at_a_rate(self):
+        """Goal of this test: at a rate no message is written before it is due, and none is left out."""
+        result, = self.results(None, "raw", "--dir", self.directory, "--seconds", 1, "--warmup", 0,
+                               "--rate", 500)
+        self.assertGreaterEqual(result["acked"], 500)
+        self.assertLess(result["acked"], 500 * result["seconds"] + 2)
+        self.assertEqual(result["latency_us"]["count"], result["acked"])
 
     def test_mistakes_are_named(self):
         """Goal of this test: a wrong command line ends with status 2 and names what is wrong; no
