@@ -105,10 +105,13 @@ static void on_prepare(uv_prepare_t *prepare)
 {
     struct sessions *set = prepare->data;
 
+    uint64_t waited = uv_metrics_idle_time(set->loop);
+
     sessions_flush(set);
+    set->woke_ns = set->waits_ns + waited - set->waited_ns;
     set->waits_ns = uv_hrtime();
-    set->waited_ns = uv_metrics_idle_time(set->loop);
-    set->woke_ns = 0;
+    set->waited_ns = waited;
+    set->readable_ns = 0;
 }
 
 int sessions_new(uv_loop_t *loop, const struct sessions_config *config,

@@ -71,7 +71,8 @@ struct sessions {
     uv_prepare_t prepare; /* flushes replies before the loop waits */
     uint64_t waits_ns;    /* when it began to wait the last time, */
     uint64_t waited_ns;   /* and how long it had waited until then, since its start */
-    uint64_t woke_ns;     /* when it woke; 0: nobody has asked since */
+    uint64_t woke_ns;     /* when it woke before that */
+    uint64_t readable_ns; /* see there; 0: nobody has asked since it woke */
     bool paused;
     bool closing;
     void (*on_closed)(void *owner);

@@ -13,6 +13,7 @@
 #include "daemon/log.h"
 #include "proto/message.h"
 
+#define NO_WAIT_NS 20000        /* what asking for events takes where there are some */
 #define MAX_ELEMENTS (1u << 20) /* of one message, nested ones included */
 
 void session_drop_inbox(struct session *s)
@@ -173,12 +174,19 @@ static void on_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *ret)
                                : uv_buf_init(NULL, 0);
 }
 
-/* The loop may have handled others since it woke: those bytes have waited from then on. */
-static uint64_t woke_ns(struct sessions *set)
+/* Since when what the loop reads now could be read: since it woke, whatever it has handled in
+ * between. Where it did not have to wait, the bytes came while it was at work: on the average in
+ * the middle of that. */
+static uint64_t readable_ns(struct sessions *set)
 {
-    if (set->woke_ns == 0)
-        set->woke_ns = set->waits_ns + uv_metrics_idle_time(set->loop) - set->waited_ns;
-    return set->woke_ns;
+    if (set->readable_ns == 0) {
+        uint64_t waited = uv_metrics_idle_time(set->loop) - set->waited_ns;
+        uint64_t worked = set->waits_ns - set->woke_ns;
+
+        set->readable_ns =
+            waited < NO_WAIT_NS ? set->waits_ns - worked / 2 : set->waits_ns + waited;
+    }
+    return set->readable_ns;
 }
 
 uint64_t session_readable_ns(const struct session *s)
@@ -197,7 +205,7 @@ static void on_read(uv_stream_t *stream, ssize_t nread, const uv_buf_t *buffer)
     } else if (nread < 0 && nread != UV_ENOBUFS) {
         session_close(s);
     } else if (nread > 0) {
-        s->readable_ns = woke_ns(s->set);
+        s->readable_ns = readable_ns(s->set);
         take_bytes(s, (const uint8_t *)buffer->base, (size_t)nread);
     }
     if (s->state == SESSION_OPEN && !session_may_read(s))

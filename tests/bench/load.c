@@ -227,6 +227,7 @@ static void wait_for_events(struct load *load, uint64_t now)
     wake = wake > now ? wake - now : 0;
     timeout = (struct timespec){.tv_sec = 0, .tv_nsec = (long)wake};
     n = epoll_pwait2(load->epoll, events, EVENTS_MAX, &timeout, NULL);
+    load->woke_ns = clock_ns();
     if (n < 0 && errno != EINTR)
         load_break(load, "epoll_pwait2: %s", strerror(errno));
     for (int i = 0; i < n && !load->broken; i++) {

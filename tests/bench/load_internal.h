@@ -38,6 +38,7 @@ struct load {
     struct schedule schedule;
     int epoll;
     uint64_t start_ns, warm_ns, end_ns, last_ack_ns;
+    uint64_t woke_ns;  /* when epoll told what is handled now */
     uint64_t messages; /* begun, in a closed loop */
     uint64_t in_flight, due;
     uint64_t holding_ns; /* when the first pause of a connection ends; 0: none */
