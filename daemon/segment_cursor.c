@@ -42,14 +42,14 @@ void segment_cursor_start(struct segment_cursor *cursor, int fd, const struct se
 
 static int window_reserve(struct segment_cursor *cursor, size_t need)
 {
-    size_t capacity = cursor->capacity != 0 ? cursor->capacity : WINDOW_BYTES;
+    uint64_t left = cursor->limit - cursor->base;
+    size_t capacity =
+        left < WINDOW_BYTES ? (size_t)left : WINDOW_BYTES; /* for little, a small one */
     uint8_t *window;
 
-    if (cursor->capacity == 0 && cursor->limit - cursor->base < capacity)
-        capacity = (size_t)(cursor->limit - cursor->base); /* a small segment, a small window */
     while (capacity < need)
         capacity *= 2;
-    if (capacity == cursor->capacity)
+    if (capacity <= cursor->capacity)
         return 0;
     window = realloc(cursor->window, capacity);
     if (window == NULL)
