@@ -143,7 +143,7 @@ static void worker_run(void *state, struct handoff_job *handoff_job)
     job->result = -1;
     job->counted = false;
     if (w == NULL) {
-        pg_error_set(&job->error, PG_FAULT_PASSING, "out of memory");
+        pg_error_no_memory(&job->error);
         return;
     }
     run_job(w, job);

@@ -71,6 +71,12 @@ void pg_error_set(struct pg_error *err, enum pg_fault fault, const char *format,
     copy_text(err->text, sizeof err->text, text);
 }
 
+void pg_error_no_memory(struct pg_error *err)
+{
+    pg_error_set(err, PG_FAULT_PASSING, "out of memory");
+    strcpy(err->sqlstate, PG_NO_MEMORY);
+}
+
 struct fault_class {
     const char *prefix;
     enum pg_fault fault;

@@ -19,9 +19,11 @@ enum pg_fault {
     PG_FAULT_STOPPED,     /* 42, 28, 3D, 3F: a person must look */
 };
 
+#define PG_NO_MEMORY "HY001" /* SQL/CLI: the client has no memory */
+
 struct pg_error {
     enum pg_fault fault;
-    char sqlstate[6]; /* "" where there is none */
+    char sqlstate[6]; /* the server's or PG_NO_MEMORY; "" where there is none */
     char text[256]; /* the server's primary message (never DETAIL, which shows rows), or libpq's */
 };
 
@@ -69,6 +71,8 @@ void pg_error_from_result(struct pg_error *err, const PGresult *result);
 void pg_error_from_conn(struct pg_error *err, PGconn *conn);
 void pg_error_set(struct pg_error *err, enum pg_fault fault, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
+/* This process is short of memory: passing trouble that no row is to blame for. */
+void pg_error_no_memory(struct pg_error *err);
 
 /* The class of a SQLSTATE. */
 enum pg_fault pg_fault_of(const char *sqlstate);

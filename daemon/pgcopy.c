@@ -58,7 +58,7 @@ static int send_piece(struct copy *c)
     struct pgparams *p = &c->w->params;
 
     if (p->failed) {
-        pg_error_set(c->err, PG_FAULT_PASSING, "out of memory");
+        pg_error_no_memory(c->err);
         return -1;
     }
     if (PQputCopyData(c->w->conn, (const char *)p->data, (int)p->len) != 1) {

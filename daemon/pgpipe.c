@@ -29,7 +29,7 @@ static bool reserve_step(struct pgpipe *p)
         return true;
     steps = realloc(p->steps, capacity * sizeof *steps);
     if (steps == NULL) {
-        pg_error_set(&p->error, PG_FAULT_PASSING, "out of memory");
+        pg_error_no_memory(&p->error);
         return false;
     }
     p->steps = steps;
@@ -41,7 +41,7 @@ static bool reserve_step(struct pgpipe *p)
 static void sent(struct pgpipe *p, struct pgstep step, int ret)
 {
     if (ret == -ENOMEM) {
-        pg_error_set(&p->error, PG_FAULT_PASSING, "out of memory");
+        pg_error_no_memory(&p->error);
         return;
     }
     if (ret != 0) {

@@ -388,7 +388,7 @@ void pgwriter_write(struct pgwriter *w, struct write_batch *batch)
     batch->lost_in_flight = false;
     w->conflict_count = w->refusal_count = 0;
     if (!scratch_reserve(w, batch->count)) {
-        pg_error_set(&err, PG_FAULT_PASSING, "out of memory");
+        pg_error_no_memory(&err);
     } else if (batch->count > 0 && pgwriter_connect(w, &err) == 0) {
         index_vectors(w, batch);
         memset(w->killed, 0, batch->count * sizeof *w->killed);
