@@ -18,6 +18,8 @@
 #include <stddef.h>
 #include <stdlib.h>
 
+#include "daemon/pgconn.h"
+
 /* Vectors that take no longer hold nothing up. */
 #define HURRY_AFTER_MS 50
 /* After one that did, so long: what is asked for and comes too late only keeps the embedder from
@@ -36,12 +38,31 @@ static bool database_answers(const struct batcher *b)
 
 /* Writing. */
 
+/* A worker that had no memory when it began. */
+static void batch_without_writer(struct batch *batch)
+{
+    struct write_batch *w = &batch->write;
+
+    w->outcome = WRITE_RETRY;
+    w->lost_in_flight = false;
+    strcpy(w->sqlstate, PG_NO_MEMORY);
+    strcpy(w->error, "out of memory");
+    for (size_t i = 0; i < w->count; i++)
+        w->rows[i].verdict = ROW_PENDING;
+    batch->found = (struct pgwriter_found){0};
+    batch->duration_ns = 0;
+}
+
 /* On a write worker. */
 static void run_write(void *state, struct handoff_job *job)
 {
     struct batch *batch = (struct batch *)job;
     uint64_t started = uv_hrtime();
 
+    if (state == NULL) {
+        batch_without_writer(batch);
+        return;
+    }
     pgwriter_write(state, &batch->write);
     batch->found = pgwriter_found(state);
     batch->duration_ns = uv_hrtime() - started;
@@ -126,14 +147,17 @@ static void on_written(void *owner, struct handoff_job *job)
     struct batch *batch = (struct batch *)job;
     bool answered_before = database_answers(b);
     size_t rows = batch->write.count;
+    bool settled;
 
     b->writing--;
     if (batch->found.connected)
         b->found = batch->found;
     b->callbacks.on_write(b->owner, batch->duration_ns, batch->write.outcome);
     batch_settle(batch);
-    if (b->callbacks.on_timeline != NULL)
-        b->callbacks.on_timeline(b->owner, batch->found.timeline, batch->write.count < rows);
+    settled = batch->write.count < rows;
+    /* A connection that failed knows only the server before it. */
+    if (b->callbacks.on_timeline != NULL && (batch->found.connected || settled))
+        b->callbacks.on_timeline(b->owner, batch->found.timeline, settled);
     batch_take_outcome(batch);
     if (b->closing)
         return;
@@ -156,7 +180,8 @@ static void on_retry_timer(uv_timer_t *timer)
 }
 
 /* Sends the paused batches whose time has come: all of them while the database answers, else one at
- * a time. The pace is looked at here and not kept in the batch: it may end while one waits. */
+ * a time; so under a pace, too, where a second connection at work would take a processor from the
+ * acks. The pace is looked at here and not kept in the batch: it may end while one waits. */
 static void resume_paused(struct batcher *b)
 {
     uint64_t now = uv_now(b->loop);
@@ -175,7 +200,7 @@ static void resume_paused(struct batcher *b)
             next = at < next ? at : next;
             continue;
         }
-        if (database_answers(b) || b->writing == 0)
+        if (b->writing == 0 || (database_answers(b) && !is_paced(b)))
             write_batch(batch);
     }
     if (next != UINT64_MAX)
@@ -218,12 +243,13 @@ static void cut_batches(struct batcher *b)
 static void hurry_embedding(struct batcher *b)
 {
     uint64_t now = uv_now(b->loop);
-    unsigned idle = b->config.write_threads - b->writing;
+    unsigned idle;
     struct batch *batch;
 
     if (!b->config.rows_first || !is_crowded(b) || !database_answers(b) ||
-        (is_paced(b) && b->next_write_ms > now))
+        b->writing >= b->config.write_threads || (is_paced(b) && b->next_write_ms > now))
         return;
+    idle = b->config.write_threads - b->writing;
     TAILQ_FOREACH(batch, &b->batches, link)
     {
         if (idle == 0)

@@ -19,7 +19,7 @@
 #define UNPAID_LOOKS 4     /* on end, before a pace is given up */
 #define PACED_LOOKS (60 * LOOKS_PER_SECOND)
 /* Of the best that writers did beside the overload: over half of what they do alone. */
-#define PACE_PERCENT 57
+#define PACE_PERCENT 42
 
 static void look_at_pace(struct precedence *p, uint64_t in)
 {
@@ -48,7 +48,9 @@ static void look_at_writers(struct precedence *p, uint64_t in, uint64_t out, boo
 uint64_t precedence_pace(struct precedence *p, uint64_t accepted, uint64_t slow, uint64_t completed,
                          bool busy)
 {
-    uint64_t in = accepted - p->accepted, out = completed - p->completed;
+    uint64_t in = accepted - p->accepted;
+    /* Fewer than before: a promotion has put in question what was stored. */
+    uint64_t out = completed > p->completed ? completed - p->completed : 0;
     bool slow_acks = (slow - p->slow) * 100 > in; /* over 1 % */
 
     p->accepted = accepted;

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "daemon/batcher.h"
+#include "daemon/pgconn.h"
 
 #define MAX_WRITES 4096
 
@@ -36,10 +37,12 @@ struct pgwriter {
     int unused;
 };
 
+static bool no_memory;
+
 struct pgwriter *pgwriter_new(const struct pgwriter_config *config)
 {
     (void)config;
-    return calloc(1, sizeof(struct pgwriter));
+    return no_memory ? NULL : calloc(1, sizeof(struct pgwriter));
 }
 
 void pgwriter_free(struct pgwriter *w)
@@ -456,7 +459,8 @@ static void test_retry_that_is_a_rows_own_fault_ends(void **state)
 /* A lock, a deadlock, a full disk, too many connections: tried again for as long as it takes. */
 static void be_held_up(size_t number, struct write_batch *batch)
 {
-    static const char *const reasons[] = {"55P03", "40P01", "53100", "53300", "25006"};
+    static const char *const reasons[] = {"55P03", "40P01", "53100",
+                                          "53300", "25006", PG_NO_MEMORY};
 
     may_end = number == sizeof reasons / sizeof *reasons; /* more than max_attempts, which is 3 */
     retry_sqlstate = may_end ? "" : reasons[number];
@@ -471,7 +475,7 @@ static void test_retry_that_is_nobodys_fault_never_ends_in_dead_letters(void **s
     script = be_held_up;
     push(f, 8);
     run_until_all(f);
-    assert_int_equal(seen_count, 6);
+    assert_int_equal(seen_count, 7);
     for (size_t i = 0; i < seen_count; i++)
         assert_false(seen[i].last_attempt);
     assert_int_equal(f->verdicts[ROW_STORED], 8);
@@ -642,6 +646,20 @@ static void test_pace(void **state)
     fixture_end(f);
 }
 
+/* Goal: under a pace no two batches are written at once, however slowly one is. */
+static void test_a_pace_has_one_writer(void **state)
+{
+    struct fixture *f = fixture_new(10, 60000);
+
+    (void)state;
+    write_ms = 20;
+    batcher_set_pace(f->batcher, 100000);
+    push(f, 80);
+    run_until_all(f);
+    assert_int_equal(most_writing, 1);
+    fixture_end(f);
+}
+
 /* One batch at a time, and an embedder that does not answer. */
 static struct fixture *fixture_rows_first(void)
 {
@@ -672,6 +690,29 @@ static void test_rows_first(void **state)
     fixture_end(f);
 }
 
+/* Goal: where each writer has a batch and another one waits for its turn, nothing is gained by a
+ * fourth that goes without its vectors. */
+static void test_busy_writers_hurry_nobody(void **state)
+{
+    struct batcher_config config = config_of(10, 60000);
+    struct fixture *f;
+
+    (void)state;
+    config.rows_first = true;
+    f = fixture_with(config);
+    write_ms = 300;
+    push(f, 30);
+    while (batcher_status(f->batcher).processing < 30 || order_count > 0)
+        uv_run(&f->loop, UV_RUN_ONCE);
+    hold_orders = true;
+    push(f, 20); /* the fourth is held, the fifth makes it crowded */
+    for (uint64_t start = uv_now(&f->loop); uv_now(&f->loop) < start + 150;)
+        uv_run(&f->loop, UV_RUN_ONCE);
+    assert_non_null(held_order);
+    f->expected = 0;
+    fixture_end(f);
+}
+
 /* Goal: without pressure a batch waits for its vectors. */
 static void test_vectors_are_waited_for(void **state)
 {
@@ -683,6 +724,25 @@ static void test_vectors_are_waited_for(void **state)
         uv_run(&f->loop, UV_RUN_ONCE);
     assert_non_null(held_order);
     assert_int_equal(seen_count, 0);
+    f->expected = 0;
+    fixture_end(f);
+}
+
+/* Goal: write workers that had no memory when they began crash nothing and lose nothing. */
+static void test_no_memory_for_a_writer(void **state)
+{
+    struct fixture *f;
+
+    (void)state;
+    no_memory = true;
+    f = fixture_new(10, 60000);
+    push(f, 20);
+    for (uint64_t start = uv_now(&f->loop); uv_now(&f->loop) < start + 100;)
+        uv_run(&f->loop, UV_RUN_ONCE);
+    no_memory = false;
+    assert_int_equal(seen_count, 0);
+    assert_int_equal(f->rows, 0);
+    assert_int_equal(batcher_status(f->batcher).processing, 20);
     f->expected = 0;
     fixture_end(f);
 }
@@ -720,6 +780,9 @@ int main(void)
         cmocka_unit_test(test_urgency_ends_a_pace),
         cmocka_unit_test(test_a_lifted_pace_holds_nothing),
         cmocka_unit_test(test_pace),
+        cmocka_unit_test(test_a_pace_has_one_writer),
+        cmocka_unit_test(test_busy_writers_hurry_nobody),
+        cmocka_unit_test(test_no_memory_for_a_writer),
         cmocka_unit_test(test_rows_first),
         cmocka_unit_test(test_vectors_are_waited_for),
         cmocka_unit_test(test_close_in_the_middle),
