@@ -356,6 +356,7 @@ static void on_answer(struct query *query)
     }
     if (q->options.action == ACTION_RETRY) {
         server->stats.completed += q->walk.done - q->told;
+        server->stats.written += q->walk.done - q->told;
         q->told = q->walk.done;
     }
     if (is_walk(q) && query->error.fault == PG_FAULT_NONE && !q->walk.over &&

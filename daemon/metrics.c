@@ -49,15 +49,13 @@ static void write_process(FILE *out, const struct server *server)
     exposition_gauge(out, "process_resident_memory_bytes", "Memory in use.", (double)resident);
 }
 
-static void write_conversations(FILE *out, const struct server *server)
+static void write_conversations(FILE *out, const struct stats *stats)
 {
-    const struct stats *stats = &server->stats;
-
     exposition_counter(out, "convstore_conversations_accepted_total",
                        "Conversations made durable and acknowledged.", (double)stats->accepted);
     exposition_counter(out, "convstore_conversations_completed_total",
                        "Conversations that became rows, duplicates and replays included.",
-                       (double)(stats->completed + server->failover.replayed));
+                       (double)stats->written);
     exposition_counter(out, "convstore_conversations_duplicate_total",
                        "Conversations that a client sent again.", (double)stats->duplicates);
     exposition_counter(out, "convstore_conversations_replayed_total",
@@ -301,7 +299,7 @@ static void write_all(FILE *out, struct server *server)
     health_look(server, &f);
     write_build(out);
     write_process(out, server);
-    write_conversations(out, server);
+    write_conversations(out, &server->stats);
     write_queue(out, server, &f);
     write_journal(out, server->config, &f);
     write_cache(out, server->config, &f.embedding.cache);

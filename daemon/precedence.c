@@ -45,17 +45,15 @@ static void look_at_writers(struct precedence *p, uint64_t in, uint64_t out, boo
     p->paced = 1;
 }
 
-uint64_t precedence_pace(struct precedence *p, uint64_t accepted, uint64_t slow, uint64_t completed,
+uint64_t precedence_pace(struct precedence *p, uint64_t accepted, uint64_t slow, uint64_t written,
                          bool busy)
 {
-    uint64_t in = accepted - p->accepted;
-    /* Fewer than before: a promotion has put in question what was stored. */
-    uint64_t out = completed > p->completed ? completed - p->completed : 0;
+    uint64_t in = accepted - p->accepted, out = written - p->written;
     bool slow_acks = (slow - p->slow) * 100 > in; /* over 1 % */
 
     p->accepted = accepted;
     p->slow = slow;
-    p->completed = completed;
+    p->written = written;
     if (p->paced > 0)
         look_at_pace(p, in);
     else
@@ -69,7 +67,7 @@ static void on_look(uv_timer_t *timer)
     const struct stats *stats = &server->stats;
     bool before = server->precedence.paced > 0;
     uint64_t pace =
-        precedence_pace(&server->precedence, stats->accepted, stats->slow_acks, stats->completed,
+        precedence_pace(&server->precedence, stats->accepted, stats->slow_acks, stats->written,
                         server->outstanding > server->config->batch.batch_size);
 
     batcher_set_pace(server->batcher, pace);

@@ -14,7 +14,7 @@ struct server;
 
 struct precedence {
     uv_timer_t timer;
-    uint64_t accepted, slow, completed; /* at the last look, since the start */
+    uint64_t accepted, slow, written; /* at the last look, since the start */
     uint64_t rows;                      /* of the best look without a pace, forgotten slowly */
     uint64_t before;                    /* what came in in the look before the pace */
     unsigned overloaded;                /* looks on end */
@@ -25,7 +25,7 @@ struct precedence {
 
 /* One look more, by the totals since the start; busy: more than a batch waits. Returns the pace
  * from now on in rows a second; 0: none. */
-uint64_t precedence_pace(struct precedence *p, uint64_t accepted, uint64_t slow, uint64_t completed,
+uint64_t precedence_pace(struct precedence *p, uint64_t accepted, uint64_t slow, uint64_t written,
                          bool busy);
 
 /* Looks twice a second. 0 or a negative errno. */

@@ -192,6 +192,7 @@ static void count_row(struct stats *stats, const struct conversation *c, enum ro
         return;
     }
     stats->completed++;
+    stats->written++;
     if (verdict == ROW_DUPLICATE && c->replayed)
         stats->replayed++;
     else if (verdict == ROW_DUPLICATE)

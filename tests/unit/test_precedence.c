@@ -92,20 +92,6 @@ static void test_a_pace_that_does_not_pay_ends(void **state)
     assert_int_equal(11760, look(&l, 13500, 50, 14000));
 }
 
-/* Goal: a promotion, which puts in question what was stored, does not make the writers look fast.
- */
-static void test_fewer_rows_than_before(void **state)
-{
-    struct load l = {.accepted = 0};
-
-    (void)state;
-    assert_int_equal(0, look(&l, 20000, 5, 14000));
-    l.completed -= 13000;
-    assert_int_equal(0, look(&l, 20000, 50, 0));
-    assert_int_equal(0, look(&l, 20000, 50, 14000));
-    assert_in_range(look(&l, 20000, 50, 14000), 1, 11760);
-}
-
 /* Goal: an arrival rate that writers can take is not paced for long after the database stood still
  * for a moment. */
 static void test_a_database_that_stood_still(void **state)
@@ -199,7 +185,6 @@ int main(void)
         cmocka_unit_test(test_writers_that_have_just_begun_are_not_paced),
         cmocka_unit_test(test_the_better_look_counts),
         cmocka_unit_test(test_an_open_loop_ends_the_trial),
-        cmocka_unit_test(test_fewer_rows_than_before),
         cmocka_unit_test(test_a_database_that_stood_still),
         cmocka_unit_test(test_once_a_minute_writers_show_what_they_can),
     };
