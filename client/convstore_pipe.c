@@ -114,8 +114,7 @@ static void complete(struct convstore *c, struct cs_request *r, const struct cs_
     cs_window_remove(c, r);
     c->completed++;
     r->on_reply(c, r, reply);
-    free(r->data);
-    free(r);
+    cs_request_free(r);
 }
 
 /* When a request's time is over: what has been in its way. */

@@ -1,8 +1,7 @@
 /* The only crossing between the loop and other threads: jobs go out by move and come back by move.
  *
- * Used twice: for the pools of workers and for the journal's sync thread. Whoever submits a job
- * must not touch it until its done callback has run on the loop; the thread must not touch it after
- * run returns. */
+ * Every thread of the daemon stands behind one. Whoever submits a job must not touch it until its
+ * done callback has run on the loop; the thread must not touch it after run returns. */
 #ifndef DAEMON_HANDOFF_H
 #define DAEMON_HANDOFF_H
 

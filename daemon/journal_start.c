@@ -139,8 +139,10 @@ int journal_new(const struct journal_config *config, const struct sysio *sys,
         return rc;
     kill_point_arm();
     j = calloc(1, sizeof *j);
-    if (j == NULL)
+    if (j == NULL) {
+        snprintf(ret_error, 512, "cannot start the journal: out of memory");
         return -ENOMEM;
+    }
     j->config = *config;
     j->sys = sys;
     j->on = *callbacks;

@@ -16,11 +16,6 @@ static const char *const names[] = {
 static enum kill_point armed = KILL_POINT_COUNT;
 static atomic_ulong left;
 
-const char *kill_point_name(enum kill_point point)
-{
-    return names[point];
-}
-
 void kill_point_arm(void)
 {
     const char *value = getenv("CONVSTORE_KILL_POINT");

@@ -50,6 +50,4 @@ void kill_point_arm(void);
 /* Passes the point, or ends the process with SIGKILL. Any thread. */
 void kill_point(enum kill_point point);
 
-const char *kill_point_name(enum kill_point point);
-
 #endif

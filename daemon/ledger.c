@@ -275,20 +275,6 @@ int ledger_recover(struct ledger *l, uint64_t seq)
     return 0;
 }
 
-void ledger_each(const struct ledger *l, const struct ledger_segment *segment,
-                 enum record_place place, bool (*each)(void *arg, uint64_t seq), void *arg)
-{
-    for (uint32_t i = 0; i < segment->span; i++)
-        if (place_get(segment, i) == place && !each(arg, segment->first_seq + i))
-            return;
-    for (size_t i = 0; i < l->moved_slots; i++) {
-        const struct ledger_moved *m = &l->moved[i];
-
-        if (m->seq != 0 && m->home == segment->index && m->place == place && !each(arg, m->seq))
-            return;
-    }
-}
-
 uint64_t ledger_revive(struct ledger *l, uint64_t from_index)
 {
     uint64_t before = l->live;

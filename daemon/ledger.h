@@ -81,10 +81,6 @@ enum record_place ledger_place(const struct ledger *l, uint64_t seq, uint64_t *r
 /* Between DISK, MEMORY and DONE, or to GONE. now_us: for done_at_us. */
 void ledger_set(struct ledger *l, uint64_t seq, enum record_place place, int64_t now_us);
 
-/* Calls `each` for the records of one segment that have that place, until it returns false. */
-void ledger_each(const struct ledger *l, const struct ledger_segment *segment,
-                 enum record_place place, bool (*each)(void *arg, uint64_t seq), void *arg);
-
 /* Makes what is done in segments from `from_index` on unread again; returns how many. */
 uint64_t ledger_revive(struct ledger *l, uint64_t from_index);
 

@@ -337,8 +337,8 @@ static void write_whole(struct pgwriter *w, struct write_batch *batch, struct pg
         *err = t.error;
         return;
     }
-    if (pgwriter_resolve(w, batch, err) == 0 && pgwriter_bury(w, batch, err) != 0)
-        return;
+    if (pgwriter_resolve(w, batch, err) == 0)
+        (void)!pgwriter_bury(w, batch, err); /* either tells what went wrong in *err */
 }
 
 static void index_vectors(struct pgwriter *w, const struct write_batch *batch)

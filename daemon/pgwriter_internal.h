@@ -62,10 +62,11 @@ void pgwriter_after_error(struct pgwriter *w, const struct pg_error *err);
 int pgwriter_run(struct pgwriter *w, struct write_batch *batch, struct transaction *transactions,
                  size_t count, struct pg_error *err) __attribute__((warn_unused_result));
 
-/* Looks at the conflicts: duplicates get their verdict, ids with other content are refused. Then
- * writes all refusals as dead letters. 0, or -1 with *err and the rows still pending. */
+/* Looks at the conflicts: duplicates get their verdict, ids with other content are refused. 0, or
+ * -1 with *err and the rows still pending. */
 int pgwriter_resolve(struct pgwriter *w, struct write_batch *batch, struct pg_error *err)
     __attribute__((warn_unused_result));
+/* Writes all refusals as dead letters. 0, or -1 with *err and the rows still pending. */
 int pgwriter_bury(struct pgwriter *w, struct write_batch *batch, struct pg_error *err)
     __attribute__((warn_unused_result));
 
