@@ -46,7 +46,7 @@ void sessions_close(struct sessions *set, void (*on_closed)(void *owner));
 int session_accept(struct sessions *set, uv_stream_t *listener, bool control)
     __attribute__((warn_unused_result));
 
-/* While paused no session reads further; each goes on where it stood, oldest first. */
+/* While paused no service is read further; each goes on where it stood, oldest first. */
 void sessions_pause(struct sessions *set);
 void sessions_resume(struct sessions *set);
 

@@ -25,9 +25,10 @@ void session_drop_inbox(struct session *s)
     inbox_done(&s->inbox);
 }
 
+/* An operator is heard while the journal waits for its disk: that is when he asks. */
 bool session_may_read(const struct session *s)
 {
-    return s->state == SESSION_OPEN && !s->set->paused &&
+    return s->state == SESSION_OPEN && (s->control || !s->set->paused) &&
            s->in_flight < s->set->config.max_in_flight && !session_lags(s);
 }
 
