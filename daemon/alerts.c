@@ -36,6 +36,11 @@ static const struct rule rules[ALERT_COUNT] = {
          "operations.journal_sync.last_minute.p99_ms",
          "p99 of the journal's syncs in the last minute",
          "give journal.directory a disk of its own, or one that syncs faster"},
+    [ALERT_JOURNAL_SLOW_DISK] =
+        {"journal_slow_disk", UNIT_MS, false, ALERT_NONE, "journal.sync_p99_ms_at_start",
+         "p99 of the syncs that were timed at the start",
+         "it bounds every acknowledgement: give journal.directory a faster disk; if the disk was "
+         "only busy then, restart"},
     [ALERT_JOURNAL_SIZE] =
         {"journal_size", UNIT_PERCENT, false, ALERT_NONE, "journal.bytes",
          "part of journal.max_bytes that is in use",

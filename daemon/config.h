@@ -79,6 +79,7 @@ struct config {
         uint64_t queue_age_warning_ms, queue_age_critical_ms;
         uint64_t ack_p99_warning_ms, ack_p99_critical_ms;
         uint64_t sync_p99_warning_ms, sync_p99_critical_ms;
+        uint64_t start_sync_p99_warning_ms, start_sync_p99_critical_ms;
         uint64_t journal_size_warning_percent, journal_size_critical_percent;
         uint64_t disk_space_warning_bytes, disk_space_critical_bytes;
         uint64_t database_p99_warning_ms, database_p99_critical_ms;

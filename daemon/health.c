@@ -91,6 +91,8 @@ static void read_numbers(const struct server *server, const struct figures *figu
     set_number(
         &ret[ALERT_JOURNAL_SIZE], 100.0 * (double)journal_bytes / (double)config->journal.max_bytes,
         config->alerts.journal_size_warning_percent, config->alerts.journal_size_critical_percent);
+    set_number(&ret[ALERT_JOURNAL_SLOW_DISK], (double)figures->journal.probe_p99_ns / 1e6,
+               config->alerts.start_sync_p99_warning_ms, config->alerts.start_sync_p99_critical_ms);
     set_number(&ret[ALERT_DISK_SPACE], (double)figures->disk_free_bytes,
                config->alerts.disk_space_warning_bytes, config->alerts.disk_space_critical_bytes);
     set_number(&ret[ALERT_DEAD_LETTERS], (double)figures->dead_letters,

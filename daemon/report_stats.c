@@ -56,7 +56,7 @@ static void pack_journal(msgpack_packer *pk, const struct figures *figures)
     const struct journal_stats *journal = &figures->journal;
 
     pack_str(pk, "journal");
-    msgpack_pack_map(pk, 9);
+    msgpack_pack_map(pk, 10);
     pack_number(pk, "bytes", journal->bytes);
     pack_number(pk, "segments", journal->segments);
     pack_number(pk, "syncs", journal->syncs);
@@ -68,6 +68,7 @@ static void pack_journal(msgpack_packer *pk, const struct figures *figures)
     pack_number(pk, "recovered", journal->recovered);
     pack_number(pk, "damages", journal->damages);
     pack_number(pk, "disk_free_bytes", figures->disk_free_bytes);
+    pack_ms(pk, "sync_p99_ms_at_start", (double)journal->probe_p99_ns / 1000);
 }
 
 static void pack_cache(msgpack_packer *pk, const struct embedding_stage_stats *embedding)

@@ -289,6 +289,20 @@ class Alerts(Scenario):
         self.cleared("journal_slow_sync", 40, lambda: self.store(30))
         self.cleared("ack_slow", 40, lambda: self.store(30))
 
+    def test_a_slow_disk_at_the_start(self):
+        """Goal of this test: one of the syncs timed at the start takes a second: journal_slow_disk,
+        until a start at which none does."""
+        self.d = test_disk.Disk.traced(self, None, "fdatasync", "delay_enter=1000000:when=20",
+                                       alerts__raise_after_ms=200, alerts__clear_after_ms=200,
+                                       alerts__start_sync_p99_warning_ms=500,
+                                       alerts__start_sync_p99_critical_ms=0)
+        self.assertGreaterEqual(self.raised("journal_slow_disk")["value"], 1000)
+        self.d.stop()
+        self.d.wrapper, self.d.env = [], {}
+        self.d.start()
+        self.store()
+        self.assertIsNone(self.find("journal_slow_disk"))
+
     def test_little_space(self):
         """Goal of this test: the journal's disk fills up: a warning, then critical, long before
         anything is refused; some space eases it, more ends it."""
