@@ -1,6 +1,10 @@
 /* Connections: which host, which settings, and what an error means. */
 #include "pg_fixture.h"
 
+#include <arpa/inet.h>
+#include <netinet/tcp.h>
+#include <pthread.h>
+#include <sys/socket.h>
 #include <time.h>
 
 #include "daemon/pgconn.h"
@@ -90,6 +94,115 @@ static void conninfo_wins_over_the_defaults(void **state)
     snprintf(conninfo, sizeof conninfo, "%s application_name=other", pg_conninfo);
     open_conn(conninfo);
     assert_string_equal(setting("application_name"), "other");
+}
+
+static const char *parameter(const PQconninfoOption *options, const char *keyword)
+{
+    while (strcmp(options->keyword, keyword) != 0)
+        assert_non_null((++options)->keyword);
+    return options->val;
+}
+
+/* Goal: a connection without a word on them in conninfo has the daemon's own parameters. */
+static void a_connection_has_our_parameters(void **state)
+{
+    static const char *const expected[][2] = {
+        {"target_session_attrs", "read-write"},
+        {"connect_timeout", "10"},
+        {"keepalives_idle", "30"},
+        {"keepalives_interval", "10"},
+        {"keepalives_count", "3"},
+        {"tcp_user_timeout", "30000"},
+    };
+    PQconninfoOption *options;
+
+    (void)state;
+    open_conn(pg_conninfo);
+    options = PQconninfo(conn);
+    assert_non_null(options);
+    for (size_t i = 0; i < sizeof expected / sizeof *expected; i++)
+        assert_string_equal(parameter(options, expected[i][0]), expected[i][1]);
+    PQconninfoFree(options);
+}
+
+/* A server that hangs up at once, after a look at the other end of its connection, which is in this
+ * process, too. */
+struct tcp_peer {
+    int listener;
+    in_port_t port; /* in network order */
+    int keepalive, idle_s, interval_s, count, user_timeout_ms;
+};
+
+static int socket_option(int fd, int level, int name)
+{
+    int value = -1;
+    socklen_t len = sizeof value;
+
+    assert_int_equal(getsockopt(fd, level, name, &value, &len), 0);
+    return value;
+}
+
+static void *look_and_hang_up(void *arg)
+{
+    struct tcp_peer *peer = arg;
+    int accepted = accept(peer->listener, NULL, NULL);
+
+    for (int fd = 0; fd < 256; fd++) {
+        struct sockaddr_in to = {0};
+        socklen_t len = sizeof to;
+
+        if (getpeername(fd, (struct sockaddr *)&to, &len) != 0 || to.sin_family != AF_INET ||
+            to.sin_port != peer->port)
+            continue;
+        peer->keepalive = socket_option(fd, SOL_SOCKET, SO_KEEPALIVE);
+        peer->idle_s = socket_option(fd, IPPROTO_TCP, TCP_KEEPIDLE);
+        peer->interval_s = socket_option(fd, IPPROTO_TCP, TCP_KEEPINTVL);
+        peer->count = socket_option(fd, IPPROTO_TCP, TCP_KEEPCNT);
+        peer->user_timeout_ms = socket_option(fd, IPPROTO_TCP, TCP_USER_TIMEOUT);
+    }
+    close(accepted);
+    return NULL;
+}
+
+static struct tcp_peer connect_to_tcp_peer(const char *more)
+{
+    struct tcp_peer peer = {.listener = socket(AF_INET, SOCK_STREAM, 0)};
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t len = sizeof address;
+    char conninfo[256];
+    pthread_t thread;
+
+    assert_int_equal(bind(peer.listener, (struct sockaddr *)&address, len), 0);
+    assert_int_equal(listen(peer.listener, 1), 0);
+    assert_int_equal(getsockname(peer.listener, (struct sockaddr *)&address, &len), 0);
+    peer.port = address.sin_port;
+    assert_int_equal(pthread_create(&thread, NULL, look_and_hang_up, &peer), 0);
+    snprintf(conninfo, sizeof conninfo,
+             "host=127.0.0.1 port=%u user=u dbname=d sslmode=disable gssencmode=disable %s",
+             ntohs(peer.port), more);
+    assert_int_equal(pgconn_open(conninfo, &conn, &settings, &err), -1);
+    assert_int_equal(err.fault, PG_FAULT_UNREACHABLE);
+    pthread_join(thread, NULL);
+    close(peer.listener);
+    return peer;
+}
+
+/* Goal: a peer that is gone without a word is noticed: the times for that are set on the socket,
+ * and conninfo has the last word on them. */
+static void a_tcp_socket_has_its_times(void **state)
+{
+    struct tcp_peer peer = connect_to_tcp_peer("");
+
+    (void)state;
+    assert_int_equal(peer.keepalive, 1);
+    assert_int_equal(peer.idle_s, 30);
+    assert_int_equal(peer.interval_s, 10);
+    assert_int_equal(peer.count, 3);
+    assert_int_equal(peer.user_timeout_ms, 30000);
+    peer = connect_to_tcp_peer("keepalives_idle=7 tcp_user_timeout=4000");
+    assert_int_equal(peer.idle_s, 7);
+    assert_int_equal(peer.interval_s, 10);
+    assert_int_equal(peer.user_timeout_ms, 4000);
 }
 
 static void refusals_are_told_apart(void **state)
@@ -212,6 +325,8 @@ int main(void)
         TEST(a_stronger_synchronous_commit_stands),
         TEST(the_servers_own_backend_flush_after_stands),
         TEST(conninfo_wins_over_the_defaults),
+        TEST(a_connection_has_our_parameters),
+        TEST(a_tcp_socket_has_its_times),
         TEST(refusals_are_told_apart),
         TEST(refuses_a_server_that_is_read_only),
         TEST(a_dead_and_a_silent_host_are_passed_over),
