@@ -300,12 +300,6 @@ static void loop(struct load *load)
 
     start(load);
     while (now = clock_ns(), mark_usage(load, &usage, server, now), !is_over(load, now)) {
-        const atomic_bool *stop = load->options->stop;
-
-        if (stop != NULL && atomic_load_explicit(stop, memory_order_relaxed)) {
-            load_break(load, "stopped");
-            break;
-        }
         if (load->options->rate > 0)
             release_arrivals(load, now);
         end_pauses(load, now);

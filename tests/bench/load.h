@@ -3,7 +3,6 @@
 #ifndef TESTS_BENCH_LOAD_H
 #define TESTS_BENCH_LOAD_H
 
-#include <stdatomic.h>
 #include <stdint.h>
 
 #include "daemon/histogram.h"
@@ -27,7 +26,6 @@ struct load_options {
     uint64_t warmup_ns;        /* not measured */
     uint64_t run_ns;           /* measured, after the warm-up */
     struct progress *progress; /* NULL: none */
-    const atomic_bool *stop;   /* NULL, or: ends early once true */
 };
 
 /* Counts are of conversations, latencies of messages: from the moment when a message was built

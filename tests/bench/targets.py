@@ -156,6 +156,10 @@ def number(value, scale=1.0):
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
+def percent(share):
+    return "-" if share is None else f"{100 * share:.2f} %"
+
+
 def target_rows(verdicts, partial):
     """Where only some groups ran, what they do not measure is left out."""
     rows = [("figure", "convstored", "beside it", "ratio", "target", "reached")]
@@ -173,14 +177,15 @@ def target_rows(verdicts, partial):
 
 def run_rows(bench):
     rows = [("runs (medians)", "per second", "p50 ms", "p99 ms", "p99.9 ms", "p99.99 ms", "max ms",
-             "CPU µs")]
+             "CPU µs", "cache hits")]
     for key, results in bench.runs.items():
         if "latency_us" not in results[0]:
             continue
         row = [key, number(bench.figure(key, *RATE))]
         row += [number(bench.figure(key, "latency_us", q), 1000.0)
                 for q in ("p50", "p99", "p99_9", "p99_99", "max")]
-        rows.append((*row, number(bench.figure(key, "server_cpu_us"))))
+        rows.append((*row, number(bench.figure(key, "server_cpu_us")),
+                     percent(bench.figure(key, "cache", "hit_rate"))))
     return rows
 
 
@@ -217,9 +222,12 @@ def markdown(results):
     """The table of targets for README."""
     about = results["about"]
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+    hit_rates = [result["cache"]["hit_rate"] for runs in results["runs"].values() for result in runs
+                 if result.get("cache", {}).get("hit_rate") is not None]
+    hits = f"; hit rate of the embedding cache at most {percent(max(hit_rates))}" if hit_rates else ""
     lines = [f"Measured on {about['date']} with {about['processors']} processors ({about['model']}), "
              f"Linux {about['kernel']}, {versions}; runs of {about['seconds']:g} s, medians of "
-             f"{about['rounds']}; groups: {', '.join(results['groups'])}.", ""]
+             f"{about['rounds']}; groups: {', '.join(results['groups'])}{hits}.", ""]
     rows = target_rows(results["targets"], True)
     for i, row in enumerate(rows):
         lines.append("| " + " | ".join(row) + " |")
