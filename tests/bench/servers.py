@@ -4,7 +4,6 @@ Each is private: Unix sockets (beanstalkd, which has none, a port on 127.0.0.1),
 below build/bench, on the disk that is measured. Each is ended by its process id, and end_all() ends
 what is left, whatever happened.
 """
-import configparser
 import ctypes
 import fcntl
 import os
@@ -243,12 +242,6 @@ class Postgres:
         names = ("fsync", "synchronous_commit", "full_page_writes", "shared_buffers", "max_wal_size")
         return {name: self.sql(f"show {name}")[0] for name in names}
 
-    def stop(self):
-        self._pg("stop")
-
-    def start(self):
-        self._pg("start")
-
     def drop(self):
         self._pg("drop")
 
@@ -266,10 +259,8 @@ class Convstored:
             fresh(self.directory)
         chosen = {"listen.socket": self.socket, "listen.control_socket": self.control,
                   "listen.max_connections": 20000, "embedding.provider": "builtin",
+                  "journal.directory": self.directory / "journal", "journal.max_bytes": "32GiB",
                   "database.conninfo": conninfo or f"host={place.sockets} dbname=postgres"}
-        if "journal" in sections(place.build):
-            chosen["journal.directory"] = self.directory / "journal"
-            chosen["journal.max_bytes"] = "32GiB"
         chosen.update({key.replace("__", "."): value for key, value in settings.items()})
         words = [*wrapper, place.build / "convstored"]
         if profile:
@@ -287,12 +278,3 @@ class Convstored:
         self.process.end()
         if not keep:
             shutil.rmtree(self.directory, ignore_errors=True)
-
-
-def sections(build):
-    """The sections of the configuration that this daemon knows."""
-    done = subprocess.run([str(build / "convstored"), "--check-config"], env=environment(),
-                          stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, check=True)
-    parser = configparser.ConfigParser(interpolation=None, strict=False)
-    parser.read_string(done.stdout)
-    return parser.sections()

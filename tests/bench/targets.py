@@ -202,9 +202,6 @@ def table(about, verdicts, bench):
              f"runs of {about['seconds']:g} s, medians of {about['rounds']}; "
              f"durability of convstored: {about['durability']}", "",
              aligned(run_rows(bench)), "", aligned(target_rows(verdicts, bench.partial))]
-    if about["durability"] == "memory":
-        lines.append("\nThis daemon acknowledges from memory: its acks are no match for servers "
-                     "that sync to disk.")
     lines.append(f"\nSweeps, profiles, reads and peers without a target: {about['sweep_seconds']:g} s")
     if not bench.full:
         lines.append("\nA quick run: counts and the open loop's time are scaled down; for a look, not "

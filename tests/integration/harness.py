@@ -146,11 +146,10 @@ class Daemon:
         self.settings = {
             "listen.socket": self.socket,
             "listen.control_socket": self.control_socket,
+            "journal.directory": self.journal,
             "embedding.provider": "builtin",
             "embedding.self_test": "false",  # tests count requests
         }
-        if "TEXT(journal, directory" in (ROOT / "daemon" / "config_keys.c").read_text():
-            self.settings["journal.directory"] = self.journal
         self.settings.update(settings or {})
         self.arguments = list(arguments)
         self.env = env or {}
