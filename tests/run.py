@@ -4,8 +4,9 @@
     tests/run.py [--build BUILD] [--verbose] [NAME ...]
 
 A NAME is a unit binary (test_scan), a scenario file (test_store), one test method, or file.method.
-Each scenario file runs in a process of its own, two at a time; a file that has the line
-`ALONE = True` measures something and runs when the others are done. A crash, a hang or a test that
+Each scenario file runs in a process of its own, two at a time, and beside those one of the files that
+have the line `WAITS = True`, which sleep most of the time; a file that has the line `ALONE = True`
+measures something and runs when the others are done. A crash, a hang or a test that
 vanishes counts as failed. The last line is `N passed, N failed`, with `, N skipped` when there are
 any; the exit status is 0 only when something passed and nothing failed.
 
@@ -374,18 +375,20 @@ def run_units(units, options):
 
 
 def run_all_scenarios(scenarios, options):
-    def is_alone(path):
-        return re.search(r"^ALONE = True", path.read_text(), re.M) is not None
-
+    kinds = {"": [], "WAITS": [], "ALONE": []}
+    for path, methods in scenarios:
+        found = re.search(r"^(WAITS|ALONE) = True", path.read_text(), re.M)
+        kinds[found[1] if found else ""].append((path, methods))
     tests = []
-    with concurrent.futures.ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
-        futures = [pool.submit(run_scenarios, path, methods, options)
-                   for path, methods in scenarios if not is_alone(path)]
+    with (concurrent.futures.ThreadPoolExecutor(SIDE_BY_SIDE) as pool,
+          concurrent.futures.ThreadPoolExecutor(1) as waiting):
+        futures = [executor.submit(run_scenarios, path, methods, options)
+                   for kind, executor in (("WAITS", waiting), ("", pool))
+                   for path, methods in kinds[kind]]
         for future in futures:
             tests += future.result()
-    for path, methods in scenarios:
-        if is_alone(path):
-            tests += run_scenarios(path, methods, options)
+    for path, methods in kinds["ALONE"]:
+        tests += run_scenarios(path, methods, options)
     return tests
 
 
