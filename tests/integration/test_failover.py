@@ -10,8 +10,9 @@ from load import Load, check_loads
 
 class Failover(Scenario):
     def pair(self):
-        primary = self.postgres("pg")
-        standby = Postgres(self.directory / "standby")
+        """Both with the durability that PostgreSQL has by default."""
+        primary = self.postgres("pg", durable=True)
+        standby = Postgres(self.directory / "standby", durable=True)
         self.addCleanup(standby.drop)
         standby.start_as_standby(primary)
         eventually(lambda: primary.value("select count(*) from pg_stat_replication"
@@ -116,7 +117,7 @@ class Failover(Scenario):
 
     def test_a_mere_restart_replays_nothing(self):
         """Goal of this test: a primary that crashes and comes back is the same one: no replay."""
-        primary = self.postgres("pg")
+        primary = self.postgres("pg", durable=True)
         d = self.daemon(primary, journal__retain_ms=600000)
         loads = [Load(d, "user", self)]
         eventually(lambda: d.stats()["completed"] > 100, 20, "the first rows")
