@@ -3,6 +3,7 @@
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "tests/bench/clock.h"
 #include "tests/bench/commands.h"
@@ -11,32 +12,74 @@
 
 #define ROUNDS_MAX 10000
 
-static int run_loop(const struct options *o, json_t *report, double rate, uint64_t count)
+static int run_loop(const struct options *o, const char *name, json_t *report, json_t **ret_result)
 {
     struct setting s;
-    json_t *result;
-    int status = setting_init(&s, o, o->size_count == 1 ? o->sizes[0] : 1, o->wait_stored);
+    int status = setting_init(&s, o, o->batches.count == 1 ? (uint32_t)o->batches.values[0] : 1,
+                              o->wait_stored);
 
-    s.load.rate = rate;
-    s.load.count = count;
+    s.load.rate = o->rate;
+    s.load.count = o->count;
     /* What ends by its count is measured from the first message on. */
-    if (count > 0)
+    if (o->count > 0)
         s.load.warmup_ns = 0;
     if (status == 0)
-        status = setting_run(&s, o->command, report, &result);
+        status = setting_run(&s, name, report, ret_result);
     setting_done(&s);
     return status;
 }
 
 int command_single(const struct options *o, json_t *report)
 {
-    return run_loop(o, report, 0, o->count);
+    struct options closed = *o;
+    json_t *result;
+
+    closed.rate = 0;
+    return run_loop(&closed, o->command, report, &result);
 }
 
-/* saturate has no rate of its own. */
+/* Adds what a list goes through to the name of a run. */
+static void name_step(char *name, size_t size, const struct options_list *list, double value,
+                      const char *unit)
+{
+    size_t len = strlen(name);
+
+    if (list->count > 1)
+        snprintf(name + len, size - len, ", %.10g %s", value, unit);
+}
+
+/* One run of a sweep. */
+static int run_step(const struct options *o, json_t *report)
+{
+    char name[128];
+    json_t *result = NULL;
+    int status;
+
+    snprintf(name, sizeof name, "%s", o->command);
+    name_step(name, sizeof name, &o->sweep_connections, o->connections, "connections");
+    name_step(name, sizeof name, &o->sweep_sizes, o->size, "bytes");
+    name_step(name, sizeof name, &o->sweep_rates, o->rate, "a second");
+    status = run_loop(o, name, report, &result);
+    if (result != NULL)
+        json_object_set_new(result, "size", json_integer(o->size));
+    return status;
+}
+
+/* saturate has no rate of its own. Without lists it is one run. */
 int command_saturate(const struct options *o, json_t *report)
 {
-    return run_loop(o, report, o->rate, o->count);
+    struct options step = *o;
+    int status = 0;
+
+    for (unsigned c = 0; c < o->sweep_connections.count; c++)
+        for (unsigned s = 0; s < o->sweep_sizes.count; s++)
+            for (unsigned r = 0; status == 0 && r < o->sweep_rates.count; r++) {
+                step.connections = (uint32_t)o->sweep_connections.values[c];
+                step.size = (uint32_t)o->sweep_sizes.values[s];
+                step.rate = o->sweep_rates.values[r];
+                status = run_step(&step, report);
+            }
+    return status;
 }
 
 /* One message on every connection at once, again and again on new connections. */
@@ -114,13 +157,13 @@ int command_batch(const struct options *o, json_t *report)
 {
     int status = 0;
 
-    for (unsigned i = 0; status == 0 && i < o->size_count; i++) {
+    for (unsigned i = 0; status == 0 && i < o->batches.count; i++) {
         struct setting s;
         json_t *result;
         char name[32];
 
-        status = setting_init(&s, o, o->sizes[i], true);
-        snprintf(name, sizeof name, "batch of %u", o->sizes[i]);
+        status = setting_init(&s, o, (uint32_t)o->batches.values[i], true);
+        snprintf(name, sizeof name, "batch of %.0f", o->batches.values[i]);
         if (status == 0)
             status = setting_run(&s, name, report, &result);
         setting_done(&s);

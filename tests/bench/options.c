@@ -37,6 +37,7 @@ static const char help[] =
     "  --seconds N        measured time    --warmup N  before it (default: a tenth, at most 2)\n"
     "  --count N          messages (single, paced), rounds (concurrent)\n"
     "  --size BYTES       of a transcript (2048)    --seed N  of the texts\n"
+    "                     saturate and open go through lists: --connections 1,100 --rate 500,2000\n"
     "  --batch N,N,...    batch sizes    --wait durable|stored  what an answer means\n"
     "  --drain SECONDS    afterwards wait so long for the daemon's queue to empty, and measure it\n"
     "  --json             every figure on stdout, for programs    --quiet  no progress\n"
@@ -105,20 +106,23 @@ static const struct {
 
 static int set_defaults(struct options *o, const char *command)
 {
-    static const uint32_t sizes[] = {1, 2, 5, 10, 20, 50, 100, 200, 500, 1000};
-
-    *o = (struct options){.size = 2048, .clients = 1, .seed = 1, .warmup_s = -1};
-    memcpy(o->sizes, sizes, sizeof sizes);
-    o->size_count = sizeof sizes / sizeof *sizes;
+    *o = (struct options){
+        .clients = 1,
+        .seed = 1,
+        .warmup_s = -1,
+        .batches = {.values = {1, 2, 5, 10, 20, 50, 100, 200, 500, 1000}, .count = 10},
+        .sweep_sizes = {.values = {2048}, .count = 1},
+    };
     for (size_t i = 0; i < sizeof defaults / sizeof *defaults; i++) {
         if (strcmp(command, defaults[i].command) != 0)
             continue;
         o->command = defaults[i].command;
-        o->connections = defaults[i].connections;
+        o->sweep_connections =
+            (struct options_list){.values = {defaults[i].connections}, .count = 1};
         o->depth = defaults[i].depth;
         o->count = defaults[i].count;
         o->seconds = defaults[i].seconds;
-        o->rate = defaults[i].rate;
+        o->sweep_rates = (struct options_list){.values = {defaults[i].rate}, .count = 1};
         return 0;
     }
     fprintf(stderr, "convstore-bench: no command is named %s; try --help\n", command);
@@ -171,24 +175,45 @@ static int word(int option, const char *text, const char *const *words)
     return -1;
 }
 
-static int batch_sizes(struct options *o, const char *text)
+/* Numbers with commas between them. */
+static int list(int option, const char *text, double min, double max, struct options_list *ret)
 {
     char item[32];
 
-    o->size_count = 0;
-    while (*text != '\0') {
+    ret->count = 0;
+    do {
         size_t len = strcspn(text, ",");
 
-        if (o->size_count == OPTIONS_SIZES_MAX || len >= sizeof item) {
-            fprintf(stderr, "convstore-bench: --batch takes at most %d sizes\n", OPTIONS_SIZES_MAX);
+        if (ret->count == OPTIONS_LIST_MAX || len >= sizeof item) {
+            fprintf(stderr, "convstore-bench: --%s takes at most %d numbers\n", option_name(option),
+                    OPTIONS_LIST_MAX);
             return -1;
         }
         snprintf(item, sizeof item, "%.*s", (int)len, text);
-        if (whole(OPT_BATCH, item, 1, DIALECT_BATCH_MAX, &o->sizes[o->size_count++]) != 0)
+        if (number(option, item, min, max, &ret->values[ret->count]) != 0)
             return -1;
-        text += len + (text[len] == ',');
-    }
-    return o->size_count > 0 ? 0 : -1;
+        ret->count++;
+        text += len;
+    } while (*text++ == ',');
+    return 0;
+}
+
+/* The same, of whole numbers. */
+static int whole_list(int option, const char *text, double min, double max,
+                      struct options_list *ret)
+{
+    if (list(option, text, min, max, ret) != 0)
+        return -1;
+    for (unsigned i = 0; i < ret->count; i++)
+        ret->values[i] = trunc(ret->values[i]);
+    return 0;
+}
+
+static void use_first(struct options *o)
+{
+    o->connections = (uint32_t)o->sweep_connections.values[0];
+    o->size = (uint32_t)o->sweep_sizes.values[0];
+    o->rate = o->sweep_rates.values[0];
 }
 
 static int apply_word(struct options *o, int option, const char *text)
@@ -215,15 +240,15 @@ static int apply_number(struct options *o, int option, const char *text)
     case OPT_PORT:
         return whole(option, text, 1, 65535, &o->port);
     case OPT_CONNECTIONS:
-        return whole(option, text, 1, LOAD_CONNECTIONS_MAX, &o->connections);
+        return whole_list(option, text, 1, LOAD_CONNECTIONS_MAX, &o->sweep_connections);
     case OPT_DEPTH:
         return whole(option, text, 1, LOAD_DEPTH_MAX, &o->depth);
     case OPT_SIZE:
-        return whole(option, text, PAYLOAD_SIZE_MIN, PAYLOAD_SIZE_MAX, &o->size);
+        return whole_list(option, text, PAYLOAD_SIZE_MIN, PAYLOAD_SIZE_MAX, &o->sweep_sizes);
     case OPT_CLIENTS:
         return whole(option, text, 1, CLIENTS_MAX, &o->clients);
     case OPT_RATE:
-        return number(option, text, 0.001, 1e7, &o->rate);
+        return list(option, text, 0.001, 1e7, &o->sweep_rates);
     case OPT_SECONDS:
         return number(option, text, 0.01, SECONDS_MAX, &o->seconds);
     case OPT_WARMUP:
@@ -256,7 +281,7 @@ static int apply(struct options *o, int option, const char *text)
         o->dir = text;
         return 0;
     case OPT_BATCH:
-        return batch_sizes(o, text);
+        return whole_list(option, text, 1, DIALECT_BATCH_MAX, &o->batches);
     case OPT_JSON:
         o->json = true;
         return 0;
@@ -270,11 +295,20 @@ static int apply(struct options *o, int option, const char *text)
     }
 }
 
-/* What the command cannot do without. */
+/* What the command cannot do without, and lists only where they are gone through. */
 static int check(const struct options *o)
 {
     const char *missing = NULL;
+    bool sweeps = strcmp(o->command, "saturate") == 0 || strcmp(o->command, "open") == 0;
 
+    if (!sweeps &&
+        (o->sweep_connections.count > 1 || o->sweep_sizes.count > 1 || o->sweep_rates.count > 1)) {
+        fprintf(stderr,
+                "convstore-bench: %s takes one number for --connections, --size and --rate; "
+                "saturate and open take several\n",
+                o->command);
+        return -1;
+    }
     if (strncmp(o->command, "pg-", 3) == 0)
         missing = o->conninfo == NULL ? "--conninfo" : NULL;
     else if (strcmp(o->command, "raw") == 0)
@@ -309,6 +343,7 @@ int options_parse(struct options *ret, int argc, char **argv)
         fprintf(stderr, "convstore-bench: what is %s? try --help\n", argv[optind]);
         return -1;
     }
+    use_first(ret);
     return check(ret);
 }
 

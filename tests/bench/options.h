@@ -5,9 +5,14 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define OPTIONS_SIZES_MAX 32
+#define OPTIONS_LIST_MAX 32
 
 enum target { TARGET_CONVSTORED, TARGET_REDIS, TARGET_BEANSTALKD };
+
+struct options_list {
+    double values[OPTIONS_LIST_MAX];
+    unsigned count;
+};
 
 struct options {
     const char *command;
@@ -19,8 +24,10 @@ struct options {
     uint32_t connections, depth, size, clients;
     uint64_t count, seed;
     double rate, seconds, warmup_s, drain_s; /* warmup_s below 0: a tenth of seconds, 2 at most */
-    uint32_t sizes[OPTIONS_SIZES_MAX];       /* of batches */
-    unsigned size_count;
+    struct options_list batches;
+    /* What saturate and open go through, each with each; the first ones are connections, size and
+     * rate above. */
+    struct options_list sweep_connections, sweep_sizes, sweep_rates;
     bool wait_stored, json, quiet;
 };
 

@@ -86,6 +86,24 @@ class Bench(Scenario):
         self.assertEqual(result["latency_us"]["count"], 500)
         self.assertEqual(self.rows(postgres, result), 500)
 
+    def test_open_loops_go_through_lists(self):
+        """Goal of this test: an open loop with lists of connections and sizes runs once for each pair,
+        says which, and what it sent became rows of that size."""
+        postgres = self.postgres()
+        daemon = self.daemon(postgres)
+        results = self.results(daemon, "open", "--rate", 200, "--seconds", 0.5, "--warmup", 0,
+                               "--connections", "1,30", "--size", "200,4000", "--drain", scaled(60))
+        self.assertEqual([(r["connections"], r["size"]) for r in results],
+                         [(1, 200), (1, 4000), (30, 200), (30, 4000)])
+        self.assertEqual(results[2]["name"], "open, 30 connections, 200 bytes")
+        for result in results:
+            self.check(result)
+            self.assertEqual(result["sent"], 100)
+            self.assertEqual(postgres.sql("""
+                select count(*), min(octet_length(transcript)), max(octet_length(transcript))
+                from convstore.conversations where id::text like %s""", result["id_prefix"] + "%"),
+                [(100, result["size"], result["size"])])
+
     def test_the_daemons_own_figures_agree(self):
         """Goal of this test: what the daemon says of its acknowledgements is what 100 clients in a
         closed loop see, within 5 % at p50 and p95, where the journal takes most of the time: each
@@ -218,6 +236,8 @@ class Bench(Scenario):
         for words, why in ((("hurry",), "hurry"), (("single",), "--socket"),
                            (("open", "--socket", "x", "--rate", "0"), "--rate"),
                            (("batch", "--socket", "x", "--batch", "1,2000"), "--batch"),
+                           (("single", "--socket", "x", "--size", "200,300"), "saturate and open"),
+                           (("open", "--socket", "x", "--connections", "1,,2"), "--connections"),
                            (("raw",), "--dir"), (("pg-copy",), "--conninfo"),
                            (("single", "--socket", "x", "more"), "more")):
             self.assertIn(why, self.bench(None, *words, status=2).stderr)
