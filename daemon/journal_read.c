@@ -14,7 +14,8 @@
 /* Survivors that are worth moving: fewer than one in this many; when space is short, one in two. */
 #define SPARSE_PART 20u
 #define PRESSURE_PART 2u
-#define MOVE_BYTES_PART 4u /* and at most this part of a segment's bytes */
+#define MOVE_BYTES_PART 4u /* and at most this part of a segment's bytes, unless it is one record  \
+                            */
 
 void journal_ready(struct journal *j, struct conversation *c)
 {
@@ -167,7 +168,8 @@ static void move_read(struct journal *j, struct work_job *job)
         }
     }
     j->move_offset = job->offset;
-    if (s == NULL || j->move_bytes > j->config.segment_bytes / MOVE_BYTES_PART) {
+    if (s == NULL ||
+        (j->moving.count > 1 && j->move_bytes > j->config.segment_bytes / MOVE_BYTES_PART)) {
         abandon_move(j);
     } else if (j->move_offset >= s->end) {
         j->move_state = MOVE_APPENDING;

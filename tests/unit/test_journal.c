@@ -301,17 +301,16 @@ static void test_notes_shorten_the_replay(void **state)
 
 /* Goal of this test: one record that is never done pins no disk: it moves on, keeps its number, is
  * handed on once, and a restart still knows it. */
-static void test_stuck_record_moves(void **state)
+static void stuck_record_moves(size_t stuck_bytes, unsigned others, size_t bytes)
 {
     uint64_t seq;
 
-    (void)state;
     begin(&small);
-    append(1, 50); /* the stuck one */
+    append(1, stuck_bytes);
     world_settle(&w);
     seq = w.seqs[1];
     for (int round = 0; round < 40; round++) {
-        append(25, 200);
+        append(others, bytes);
         world_settle(&w);
         for (uint32_t n = 2; n <= w.count; n++)
             if (w.in_memory[n] != 0)
@@ -333,6 +332,19 @@ static void test_stuck_record_moves(void **state)
     world_settle(&w);
     assert_int_equal(w.journal->ledger.live, 0);
     world_done(&w);
+}
+
+static void test_stuck_record_moves(void **state)
+{
+    (void)state;
+    stuck_record_moves(50, 25, 200);
+}
+
+/* Goal of this test: so does one that is alone larger than several may be together. */
+static void test_large_stuck_record_moves(void **state)
+{
+    (void)state;
+    stuck_record_moves(5000, 60, 10);
 }
 
 /* Goal of this test: verify says what is there, of a sound journal and of a damaged one, and
@@ -550,6 +562,7 @@ int main(void)
         cmocka_unit_test(test_failure_beside_a_group),
         cmocka_unit_test(test_notes_shorten_the_replay),
         cmocka_unit_test(test_stuck_record_moves),
+        cmocka_unit_test(test_large_stuck_record_moves),
         cmocka_unit_test(test_verify),
         cmocka_unit_test(test_bad_configuration),
         cmocka_unit_test(test_real_threads),
