@@ -14,6 +14,10 @@ int command_paced(const struct options *o, json_t *report);
 int command_batch(const struct options *o, json_t *report);
 int command_saturate(const struct options *o, json_t *report); /* open, too */
 
+/* commands_faults.c */
+int command_outage(const struct options *o, json_t *report);
+int command_replay(const struct options *o, json_t *report);
+
 /* commands_reads.c */
 int command_reads(const struct options *o, json_t *report);
 

@@ -52,7 +52,7 @@ void load_break(struct load *load, const char *format, ...)
 
 /* Set-up */
 
-static int connect_unix(const char *path)
+int load_connect(const char *path)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     int fd;
@@ -98,7 +98,7 @@ static void connect_all(struct load *load)
         struct connection *c = &load->connections[i];
         struct epoll_event event = {.events = EPOLLIN, .data.ptr = c};
 
-        c->fd = o->socket != NULL ? connect_unix(o->socket) : connect_loopback(o->port);
+        c->fd = o->socket != NULL ? load_connect(o->socket) : connect_loopback(o->port);
         if (c->fd < 0)
             load_break(load, "connection %u of %u: %s", i + 1, o->connections, strerror(-c->fd));
         else if (epoll_ctl(load->epoll, EPOLL_CTL_ADD, c->fd, &event) != 0)

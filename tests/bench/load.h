@@ -48,6 +48,9 @@ struct load_result {
 int load_run(const struct load_options *options, struct load_result *ret)
     __attribute__((warn_unused_result));
 
+/* A connection to the Unix socket at path, or a negative errno. */
+int load_connect(const char *path) __attribute__((warn_unused_result));
+
 /* Adds what one run gave to the sum of several. Times are added, too: a caller whose runs went on
  * side by side sets them itself. */
 void load_result_add(struct load_result *to, const struct load_result *from);

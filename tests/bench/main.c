@@ -10,11 +10,10 @@ static const struct {
     const char *name;
     int (*run)(const struct options *o, json_t *report);
 } commands[] = {
-    {"single", command_single},       {"concurrent", command_concurrent},
-    {"paced", command_paced},         {"batch", command_batch},
-    {"saturate", command_saturate},   {"open", command_saturate},
-    {"reads", command_reads},         {"raw", command_raw},
-    {"pg-insert", command_pg_insert}, {"pg-copy", command_pg_copy},
+    {"single", command_single}, {"concurrent", command_concurrent}, {"paced", command_paced},
+    {"batch", command_batch},   {"saturate", command_saturate},     {"open", command_saturate},
+    {"outage", command_outage}, {"replay", command_replay},         {"reads", command_reads},
+    {"raw", command_raw},       {"pg-insert", command_pg_insert},   {"pg-copy", command_pg_copy},
 };
 
 int main(int argc, char **argv)

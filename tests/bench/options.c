@@ -27,6 +27,8 @@ static const char help[] =
     "  saturate     closed loop: a new message when an answer came\n"
     "  open         open loop: --rate messages a second, latency from the intended start\n"
     "  reads        get, recent list, a user's search by words and by vector, one at a time\n"
+    "  outage       open loop while --down takes the database away; catching up after --up\n"
+    "  replay       fill; --down ends the daemon: until it answers again, and what it replayed\n"
     "  raw          overwrite + fdatasync of the same bytes in --dir; --rate: of all that are due\n"
     "  pg-insert    autocommit INSERTs over --connections to --conninfo, convstored's tables\n"
     "  pg-copy      binary COPY in batches of 500, --clients at once; with --rate not faster\n"
@@ -35,11 +37,14 @@ static const char help[] =
     "  --socket PATH      the server's Unix socket    --port N  on 127.0.0.1 (beanstalkd)\n"
     "  --connections N    --depth N (messages in flight on each)    --rate N (a second)\n"
     "  --seconds N        measured time    --warmup N  before it (default: a tenth, at most 2)\n"
-    "  --count N          messages (single, paced), rounds (concurrent)\n"
+    "  --count N          messages (single, paced, replay), rounds (concurrent)\n"
     "  --size BYTES       of a transcript (2048)    --seed N  of the texts\n"
     "                     saturate and open go through lists: --connections 1,100 --rate 500,2000\n"
+    "  --down COMMAND     --up COMMAND  for the shell; replay needs no --up where systemd starts\n"
+    "                     the daemon again\n"
     "  --batch N,N,...    batch sizes    --wait durable|stored  what an answer means\n"
     "  --drain SECONDS    afterwards wait so long for the daemon's queue to empty, and measure it\n"
+    "                     (outage: 600)\n"
     "  --json             every figure on stdout, for programs    --quiet  no progress\n"
     "\n"
     "  convstore-bench saturate --socket build/run/convstore.sock --connections 100 --seconds 30\n";
@@ -50,6 +55,8 @@ enum {
     OPT_PORT,
     OPT_CONNINFO,
     OPT_DIR,
+    OPT_DOWN,
+    OPT_UP,
     OPT_CONNECTIONS,
     OPT_DEPTH,
     OPT_SIZE,
@@ -73,6 +80,8 @@ static const struct option long_options[] = {
     {"port", required_argument, NULL, OPT_PORT},
     {"conninfo", required_argument, NULL, OPT_CONNINFO},
     {"dir", required_argument, NULL, OPT_DIR},
+    {"down", required_argument, NULL, OPT_DOWN},
+    {"up", required_argument, NULL, OPT_UP},
     {"connections", required_argument, NULL, OPT_CONNECTIONS},
     {"depth", required_argument, NULL, OPT_DEPTH},
     {"size", required_argument, NULL, OPT_SIZE},
@@ -98,10 +107,12 @@ static const struct {
     uint64_t count;
     double seconds, rate;
 } defaults[] = {
-    {"single", 1, 1, 0, 10, 0},  {"concurrent", 100, 1, 20, 60, 0}, {"paced", 10, 64, 1000, 60, 0},
-    {"batch", 1, 1, 0, 3, 0},    {"saturate", 100, 1, 0, 30, 0},    {"open", 100, 64, 0, 30, 1000},
-    {"reads", 1, 1, 0, 20, 0},   {"raw", 1, 1, 0, 10, 0},           {"pg-insert", 100, 1, 0, 30, 0},
-    {"pg-copy", 1, 1, 0, 30, 0},
+    {"single", 1, 1, 0, 10, 0},          {"concurrent", 100, 1, 20, 60, 0},
+    {"paced", 10, 64, 1000, 60, 0},      {"batch", 1, 1, 0, 3, 0},
+    {"saturate", 100, 1, 0, 30, 0},      {"open", 100, 64, 0, 30, 1000},
+    {"reads", 1, 1, 0, 20, 0},           {"outage", 100, 64, 0, 30, 1000},
+    {"replay", 100, 10, 100000, 600, 0}, {"raw", 1, 1, 0, 10, 0},
+    {"pg-insert", 100, 1, 0, 30, 0},     {"pg-copy", 1, 1, 0, 30, 0},
 };
 
 static int set_defaults(struct options *o, const char *command)
@@ -280,6 +291,12 @@ static int apply(struct options *o, int option, const char *text)
     case OPT_DIR:
         o->dir = text;
         return 0;
+    case OPT_DOWN:
+        o->down = text;
+        return 0;
+    case OPT_UP:
+        o->up = text;
+        return 0;
     case OPT_BATCH:
         return whole_list(option, text, 1, DIALECT_BATCH_MAX, &o->batches);
     case OPT_JSON:
@@ -299,6 +316,7 @@ static int apply(struct options *o, int option, const char *text)
 static int check(const struct options *o)
 {
     const char *missing = NULL;
+    bool faults = strcmp(o->command, "outage") == 0 || strcmp(o->command, "replay") == 0;
     bool sweeps = strcmp(o->command, "saturate") == 0 || strcmp(o->command, "open") == 0;
 
     if (!sweeps &&
@@ -313,8 +331,14 @@ static int check(const struct options *o)
         missing = o->conninfo == NULL ? "--conninfo" : NULL;
     else if (strcmp(o->command, "raw") == 0)
         missing = o->dir == NULL ? "--dir" : NULL;
-    else if (o->socket == NULL && o->port == 0)
+    else if (o->socket == NULL && (faults || o->port == 0))
         missing = "--socket";
+    else if (faults && o->target != TARGET_CONVSTORED)
+        missing = "--target convstored";
+    else if (faults && o->down == NULL)
+        missing = "--down";
+    else if (strcmp(o->command, "outage") == 0 && o->up == NULL)
+        missing = "--up";
     if (missing != NULL)
         fprintf(stderr, "convstore-bench: %s needs %s; try --help\n", o->command, missing);
     return missing == NULL ? 0 : -1;

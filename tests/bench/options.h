@@ -18,9 +18,10 @@ struct options {
     const char *command;
     enum target target;
     const char *socket;
-    unsigned port;        /* of beanstalkd, on 127.0.0.1 */
-    const char *conninfo; /* of the PostgreSQL peers */
-    const char *dir;      /* of raw */
+    unsigned port;         /* of beanstalkd, on 127.0.0.1 */
+    const char *conninfo;  /* of the PostgreSQL peers */
+    const char *dir;       /* of raw */
+    const char *down, *up; /* shell commands of outage and replay */
     uint32_t connections, depth, size, clients;
     uint64_t count, seed;
     double rate, seconds, warmup_s, drain_s; /* warmup_s below 0: a tenth of seconds, 2 at most */

@@ -163,7 +163,8 @@ static void print_row(const json_t *result)
 /* What a result has beside its row: numbers and small maps that only some commands give. */
 static void print_more(const json_t *result)
 {
-    static const char *const keys[] = {"rows", "drain", "cache", "daemon_ack_us"};
+    static const char *const keys[] = {"rows",  "replay", "catch_up",
+                                       "drain", "cache",  "daemon_ack_us"};
 
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
         const json_t *more = json_object_get(result, keys[i]);

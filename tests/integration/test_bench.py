@@ -2,10 +2,11 @@
 import json
 import shutil
 import subprocess
+import threading
 import unittest
 
 import test_disk
-from harness import BUILD, ROOT, SCALE, Scenario, clean_environment, scaled, undisturbed
+from harness import BUILD, PG, ROOT, SCALE, Scenario, clean_environment, scaled, undisturbed
 
 QUANTILES = ("p50", "p90", "p95", "p99", "p99_9", "p99_99", "max")
 BUDGET_SECONDS = 300  # a limit for a hang; it takes 15
@@ -170,6 +171,59 @@ class Bench(Scenario):
             self.assertGreater(result["latency_us"]["count"], 1)
             self.assertGreater(result["per_second"], 1)
 
+    def test_an_outage_and_the_catching_up(self):
+        """Goal of this test: outage sends while its command has the database away, all is acknowledged
+        and none is a row; its other command brings it back, and it measures until all are rows."""
+        postgres = self.postgres()
+        daemon = self.daemon(postgres)
+        self.results(daemon, "single", "--count", 1, "--drain", scaled(60))  # connects
+        result, = self.results(daemon, "outage", "--seconds", 2, "--rate", 500, "--down",
+                               f"{PG} crash {postgres.directory}", "--up",
+                               f"{PG} start {postgres.directory} '-c fsync=off'")
+        self.check(result)
+        self.assertEqual(result["acked"], 1000)
+        self.assertGreater(result["queued_after"], 0)
+        self.assertGreater(result["journal_bytes"], result["queued_after"] * 2048)
+        self.assertGreater(result["server_rss_bytes"], 0)
+        caught_up, drain = result["catch_up"], result["drain"]
+        self.assertTrue(caught_up["complete"])
+        self.assertEqual(caught_up["count"], drain["count"])
+        self.assertGreater(caught_up["seconds"], drain["seconds"])
+        self.assertEqual(self.rows(postgres, result), 1000)
+
+    def test_a_failed_hook_is_said(self):
+        """Goal of this test: a command that fails, and one that takes nothing away, end outage with
+        status 1 and the reason."""
+        daemon = self.daemon(self.postgres())
+        self.results(daemon, "single", "--count", 1, "--drain", scaled(60))
+        for down, why in (("exit 7", "--down ended with status 7"), ("true", "most became rows")):
+            done = self.bench(daemon, "outage", "--seconds", 2, "--rate", 100, "--down", down, "--up",
+                              "true", status=1)
+            self.assertIn(why, done.stderr)
+        done = self.bench(daemon, "replay", "--count", 1, "--down", "kill -9 $$", status=1)
+        self.assertIn("signal 9", done.stderr)
+
+    def test_a_replay(self):
+        """Goal of this test: replay fills the journal, its command kills the daemon, and it tells how
+        long the next one took to answer and that it found all that was acknowledged."""
+        daemon = self.daemon(database__conninfo=f"host={self.directory} dbname=none")
+        again = threading.Thread(target=self.start_again, args=(daemon,))
+        again.start()
+        fill, replay = self.results(daemon, "replay", "--count", 3000, "--connections", 10, "--down",
+                                    f"kill -KILL {daemon.pid}")
+        again.join()
+        self.check(fill)
+        self.assertEqual(fill["acked"], 3000)
+        self.assertEqual(replay["replay"]["count"], 3000)
+        self.assertGreater(replay["replay"]["per_second"], 0)
+        self.assertLess(replay["replay"]["seconds"], scaled(30))
+
+    @staticmethod
+    def start_again(daemon):
+        """As a service manager would."""
+        daemon.process.wait(scaled(60))
+        daemon.start(wait=False)
+
     def test_refusals_are_counted_and_not_acked(self):
         """Goal of this test: what a full journal refuses counts as refused, never as acknowledged,
         and its connection pauses; what was acknowledged is in the daemon's hands."""
@@ -238,6 +292,8 @@ class Bench(Scenario):
                            (("batch", "--socket", "x", "--batch", "1,2000"), "--batch"),
                            (("single", "--socket", "x", "--size", "200,300"), "saturate and open"),
                            (("open", "--socket", "x", "--connections", "1,,2"), "--connections"),
+                           (("replay", "--socket", "x"), "--down"),
+                           (("outage", "--socket", "x", "--down", "true"), "--up"),
                            (("raw",), "--dir"), (("pg-copy",), "--conninfo"),
                            (("single", "--socket", "x", "more"), "more")):
             self.assertIn(why, self.bench(None, *words, status=2).stderr)
