@@ -6,12 +6,13 @@ from harness import RpcError, conversation, scaled
 
 
 class Load(threading.Thread):
-    """A client that stores one conversation after the other until it is ended; it must never fail."""
+    """A client that stores one conversation after the other until it is ended; it must never fail. The
+    texts are filled up to text_bytes."""
 
-    def __init__(self, daemon, user, test, pause=0.002):
+    def __init__(self, daemon, user, test, pause=0.002, text_bytes=0):
         super().__init__(daemon=True)
         self.client = daemon.client(timeout=30)
-        self.user, self.pause = user, pause
+        self.user, self.pause, self.text_bytes = user, pause, text_bytes
         self.acked, self.trouble = {}, None
         self.ending = threading.Event()
         test.addCleanup(self.end)
@@ -20,7 +21,7 @@ class Load(threading.Thread):
     def run(self):
         try:
             while not self.ending.is_set():
-                texts = [f"{self.user} {len(self.acked) + n}" for n in range(5)]
+                texts = [f"{self.user} {len(self.acked) + n}".ljust(self.text_bytes, "x") for n in range(5)]
                 asked = [(self.client.send("store", conversation(self.user, t)), t) for t in texts]
                 for msgid, text in asked:
                     error, result = self.client.reply(msgid)

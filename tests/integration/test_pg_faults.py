@@ -194,20 +194,6 @@ class Server(PgFaults):
             self.progress(d)
         self.check(pg, [d], loads)
 
-    def test_an_outage(self):
-        """Goal of this test: an outage (60 s in a campaign) is accepted through and caught up with; the
-        daemon's memory stays bounded meanwhile."""
-        pg = self.durable_postgres()
-        d = self.daemon(pg, queue__max_queue_size=500, **QUICK)
-        loads = self.loads(d)
-        pg.stop()
-        self.faults = 1
-        time.sleep(3 if CAMPAIGN == 1 else 60)
-        self.assertEqual(d.stats()["health"], "critical")
-        eventually(lambda: sum(len(load.acked) for load in loads) > 1000, 30, "more acks")
-        pg.start()
-        self.check(pg, [d], loads)
-
     def test_a_row_that_crashes_its_backend(self):
         """Goal of this test: a row that kills its backend with SIGKILL, and the whole server with it,
         each time: it becomes a dead letter after few crashes, all others are rows."""
