@@ -20,6 +20,16 @@ from pg_proxy import CommitCutter
 CAMPAIGN = 10 if os.environ.get("TEST_CAMPAIGN") else 1
 STORED = {"wait": "stored"}
 WORKERS = "from pg_stat_activity where application_name = 'convstored' and pid <> pg_backend_pid()"
+# From its second statement on a session ends each that takes longer than 300 ms; one that stores a
+# conversation on the platform "slow" does.
+TIMED = ("create function convstore.timed() returns trigger language plpgsql as $$ begin"
+         " perform set_config('statement_timeout', '300', false);"
+         " if new.platform = 'slow' or exists (select from convstore.all_slow) then perform pg_sleep(2); end if;"
+         " return new; end $$;"
+         " create table convstore.all_slow ();"
+         " create trigger timed before insert on convstore.conversations"
+         " for each row execute function convstore.timed()")
+TIMED_OUT = "canceling statement due to statement timeout"
 # Small batches, so that many are under way when something happens.
 QUICK = {"batch__batch_timeout_ms": 10, "batch__flush_interval_ms": 5, "batch__batch_size": 50}
 
@@ -283,6 +293,71 @@ class Refusals(PgFaults):
         self.assertEqual(self.pg.count(), 11)
         self.assertEqual(self.pg.count("dead_letters"), 0)
         self.assertGreaterEqual(self.pg.log().count("deadlock detected"), 5)
+
+    def timed_daemon(self, **settings):
+        """Its one writing session has a statement_timeout of 300 ms. And how often that has struck."""
+        d = self.daemon(self.pg, database__max_connections=4, **settings)
+        with d.client() as client:
+            client.request("store", conversation("first"), STORED)
+            self.pg.sql(TIMED)
+            client.request("store", conversation("second"), STORED)
+        before = self.pg.log().count(TIMED_OUT)
+        return d, lambda: self.pg.log().count(TIMED_OUT) - before
+
+    def test_a_row_that_runs_into_the_statement_timeout(self):
+        """Goal of this test: the server ends the statement of one row each time (statement_timeout):
+        after batch.max_attempts it is a dead letter with 57014, the others of its batch are rows, and a
+        retry stores it when it is no longer slow."""
+        d, timeouts = self.timed_daemon(batch__max_attempts=3)
+        items = [conversation(transcript=f"t{n}", platform="slow" if n == 7 else "web") for n in range(20)]
+        with d.client() as client:
+            answer = client.request("store_many", items, STORED)
+        self.assertEqual([index for index, _ in answer["errors"]], [7])
+        self.assertGreaterEqual(timeouts(), 3)
+        self.assertEqual(self.pg.sql("select transcript, sqlstate from convstore.dead_letters"), [("t7", "57014")])
+        self.assertEqual(self.pg.count(), 21)
+        self.pg.sql("drop trigger timed on convstore.conversations")
+        with d.control() as control:
+            retried = control.request("dead_letters", {"action": "retry"})
+        self.assertEqual(retried, {"stored": 1, "refused": 0, "refusals": []})
+        self.assertEqual({row[0] for row in self.pg.sql("select transcript from convstore.conversations"
+                                                        " where user_id = 'user-1'")}, {f"t{n}" for n in range(20)})
+
+    def test_a_server_too_slow_for_the_statement_timeout(self):
+        """Goal of this test: for a while every statement runs into it, under load: acks go on, whole
+        batches are tried again, and when the server is quick again all of it is a row."""
+        d, timeouts = self.timed_daemon(**QUICK)
+        loads = self.loads(d)
+        self.pg.sql("insert into convstore.all_slow default values")
+        eventually(lambda: timeouts() >= 3, 20, "three statements that were ended")
+        self.assertRegex(d.stats()["database"]["last_error"], "57014")
+        acked = sum(len(load.acked) for load in loads)
+        eventually(lambda: sum(len(load.acked) for load in loads) > acked + 100, 20, "acks go on")
+        self.pg.sql("delete from convstore.all_slow")
+        self.faults = timeouts()
+        self.pg.sql("delete from convstore.conversations where user_id in ('first', 'second')")
+        self.check(self.pg, [d], loads)
+
+    def test_the_databases_own_statement_timeout(self):
+        """Goal of this test: ALTER DATABASE … SET statement_timeout, with a lock held for longer than
+        that: the writers' sessions have their own, so that a batch waits and is not ended."""
+        d = self.daemon(self.pg, start=False)
+        self.pg.sql(d.ctl("schema").stdout)
+        before = self.pg.log().count(TIMED_OUT)
+        with self.pg.connect() as holder, holder.cursor() as cursor:
+            self.pg.sql("alter database postgres set statement_timeout = '500ms'")
+            self.addCleanup(self.pg.sql, "alter database postgres reset statement_timeout")
+            d.start()
+            cursor.execute("lock table convstore.conversations in access exclusive mode")
+            with d.client() as client:
+                waiting = client.send("store", conversation(), STORED)
+                eventually(lambda: self.pg.value("select count(*) from pg_locks where not granted"), 10,
+                           "the batch waits for the lock")
+                time.sleep(1.5)
+                cursor.execute("rollback")
+                self.assertIsNone(client.reply(waiting)[0])
+        holder.close()
+        self.assertEqual((self.pg.count(), self.pg.log().count(TIMED_OUT)), (1, before))
 
     def test_a_database_that_turns_read_only(self):
         """Goal of this test: a database that takes no writes (as after a failover to a standby) is
