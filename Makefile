@@ -214,7 +214,7 @@ campaign-pg: build
 	@mkdir -p $(BUILD)/pgbouncer && cd $(BUILD)/pgbouncer && { [ -d root ] || \
 	  { apt-get -qq download pgbouncer && dpkg -x pgbouncer_*.deb root; }; }
 	@PGBOUNCER=$$(realpath $(BUILD)/pgbouncer/root/usr/sbin/pgbouncer) TEST_CAMPAIGN=1 \
-	  $(PYTHON) tests/run.py --build $(BUILD) test_pg_faults test_failover test_drain_load
+	  $(PYTHON) tests/run.py --build $(BUILD) --faults 2000 test_pg_faults test_failover test_drain_load
 
 clean:
 	rm -rf $(BUILD)

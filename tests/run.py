@@ -1,14 +1,15 @@
 #!/usr/bin/python3
 """Runs the tests: every cmocka binary BUILD/tests/test_*, then the scenarios of tests/integration.
 
-    tests/run.py [--build BUILD] [--verbose] [NAME ...]
+    tests/run.py [--build BUILD] [--verbose] [--faults N] [NAME ...]
 
 A NAME is a unit binary (test_scan), a scenario file (test_store), one test method, or file.method.
 Each scenario file runs in a process of its own, two at a time, and beside those one of the files that
 have the line `WAITS = True`, which sleep most of the time; a file that has the line `ALONE = True`
 measures something and runs when the others are done. A crash, a hang or a test that
 vanishes counts as failed. The last line is `N passed, N failed`, with `, N skipped` when there are
-any; the exit status is 0 only when something passed and nothing failed.
+any; the exit status is 0 only when something passed and nothing failed. A run of all tests has failed,
+too, when fewer than FAULTS_LEAST faults of PostgreSQL were made in them; --faults says how many.
 
 The hard thing is to lose nothing when a test process dies: it reports each start and end of a test as
 a line of JSON on a pipe, so this process knows which test was running, and everything a scenario
@@ -35,6 +36,7 @@ UNIT_SECONDS = 120
 SCENARIO_SECONDS = 120  # a class may say otherwise: time_limit = SECONDS
 GRACE_SECONDS = 90  # for a scenario's own clean-up after its limit
 SIDE_BY_SIDE = 2
+FAULTS_LEAST = 200
 TAIL_LINES = 40
 TAP = re.compile(r"^(ok|not ok) \d+ (?:- |# (SKIP) )(.*)$")
 
@@ -396,6 +398,7 @@ def main():
     parser = argparse.ArgumentParser(description="Runs unit tests and scenarios.")
     parser.add_argument("--build", type=pathlib.Path, default=ROOT / "build", metavar="DIR")
     parser.add_argument("-v", "--verbose", action="store_true", help="each unit test, each goal")
+    parser.add_argument("--faults", type=int, metavar="N", help="fail where fewer were made")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--report", type=int, help=argparse.SUPPRESS)
     parser.add_argument("names", nargs="*", metavar="NAME")
@@ -424,13 +427,16 @@ def main():
     states = ("passed", "failed", "skipped")
     counts = {state: sum(t.status == state for t in tests) for state in states}
     faults = sum(t.faults for t in tests if t.status == "passed")
+    least = args.faults if args.faults is not None else 0 if names else FAULTS_LEAST
     if faults:
-        print(f"{faults} faults made under load: none of them lost or doubled a conversation")
+        print(f"{faults} faults of PostgreSQL made under load: none of them lost or doubled a conversation")
+    if faults < least:
+        print(f"too few faults of PostgreSQL: {faults} of {least}")
     if counts["failed"]:
         print("failed: " + ", ".join(t.name for t in tests if t.status == "failed"))
     print(f"{counts['passed']} passed, {counts['failed']} failed" +
           (f", {counts['skipped']} skipped" if counts["skipped"] else ""))
-    return 0 if counts["passed"] and not counts["failed"] else 1
+    return 0 if counts["passed"] and not counts["failed"] and faults >= least else 1
 
 
 if __name__ == "__main__":

@@ -284,7 +284,8 @@ class Scenario(unittest.TestCase):
 
     maxDiff = 2000
     said = ""   # a line that the run shows beside the test's name: figures
-    faults = 0  # made on purpose while clients stored
+    faults = 0  # of PostgreSQL, made on purpose while clients stored
+    durable = False  # shared_postgres()
 
     def setUp(self):
         parent = os.environ.get("TEST_DIR") or tempfile.gettempdir()
@@ -308,7 +309,7 @@ class Scenario(unittest.TestCase):
             directory = pathlib.Path(tempfile.mkdtemp(prefix="convstore-", dir=parent))
             directory.chmod(0o711)
             cls.addClassCleanup(shutil.rmtree, directory, ignore_errors=True)
-            cls._shared = Postgres(directory / "pg")
+            cls._shared = Postgres(directory / "pg", durable=cls.durable)
             cls.addClassCleanup(cls._shared.drop)
             cls._shared.start()
         cls._shared.sql("drop schema if exists convstore cascade")

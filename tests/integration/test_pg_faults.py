@@ -36,6 +36,7 @@ QUICK = {"batch__batch_timeout_ms": 10, "batch__flush_interval_ms": 5, "batch__b
 
 class PgFaults(Scenario):
     time_limit = 120 * CAMPAIGN
+    durable = True
 
     def durable_postgres(self, options=""):
         return self.postgres(durable=True, options=options)
@@ -47,6 +48,7 @@ class PgFaults(Scenario):
 
     def check(self, pg, daemons, loads):
         """Nothing lost, nothing twice; the line of figures."""
+        self.assertGreater(self.faults, 0)
         acked = check_loads(self, pg, daemons, loads, 60)
         self.said = f"{self.faults} faults, {len(acked)} acked: 0 missing, 0 twice"
         for daemon in daemons:
@@ -66,7 +68,7 @@ class Connections(PgFaults):
         loads = self.loads(d)
         until = time.monotonic() + 15 * CAMPAIGN
         # On a slow machine connections come back more slowly than they are ended.
-        while self.faults < 20 * CAMPAIGN or (self.faults < 100 * CAMPAIGN and time.monotonic() < until):
+        while self.faults < 50 * CAMPAIGN or (self.faults < 100 * CAMPAIGN and time.monotonic() < until):
             self.faults += len(pg.sql(f"select pg_terminate_backend(pid) {WORKERS}"))
             time.sleep(0.05)
         self.check(pg, [d], loads)
