@@ -14,8 +14,8 @@
 /* Survivors that are worth moving: fewer than one in this many; when space is short, one in two. */
 #define SPARSE_PART 20u
 #define PRESSURE_PART 2u
-#define MOVE_BYTES_PART 4u /* and at most this part of a segment's bytes, unless it is one record  \
-                            */
+/* And at most this part of a segment's bytes, unless it is one record. */
+#define MOVE_BYTES_PART 4u
 
 void journal_ready(struct journal *j, struct conversation *c)
 {
