@@ -66,7 +66,7 @@ help:
 	@echo "make campaign-power  10 million simulated losses of power (make test: 100,000)"
 	@echo "make campaign-kill campaign-points campaign-outage  the daemon killed 1,000 times, and at each"
 	@echo "              named point; PostgreSQL away for a million conversations"
-	@echo "make campaign-pg  2,500 faults of PostgreSQL under load, PgBouncer too (make test: 250)"
+	@echo "make campaign-pg  2,500 faults of PostgreSQL under load (make test: 250)"
 	@echo "make install uninstall  to PREFIX (/usr/local) below DESTDIR; units, configuration and all"
 	@echo "make deb      Debian packages, in build/deb: convstored, convstorectl, libconvstore1 and -dev"
 	@echo "make deps     install what is missing; all, clean; V=1 shows each command"
@@ -209,12 +209,10 @@ campaign-power: $(BUILD)/campaign/power
 # The daemon as a process: random kills, named kills, a long outage.
 campaign-kill campaign-points campaign-outage: campaign-%: programs
 	@TEST_BUILD=$(BUILD) $(PYTHON) tests/campaign/$* --verbose
-# PostgreSQL's faults, ten times as many; PgBouncer comes from Debian's package, not installed.
+# PostgreSQL's faults, ten times as many.
 campaign-pg: build
-	@mkdir -p $(BUILD)/pgbouncer && cd $(BUILD)/pgbouncer && { [ -d root ] || \
-	  { apt-get -qq download pgbouncer && dpkg -x pgbouncer_*.deb root; }; }
-	@PGBOUNCER=$$(realpath $(BUILD)/pgbouncer/root/usr/sbin/pgbouncer) TEST_CAMPAIGN=1 \
-	  $(PYTHON) tests/run.py --build $(BUILD) --faults 2000 test_pg_faults test_failover test_drain_load
+	@TEST_CAMPAIGN=1 $(PYTHON) tests/run.py --build $(BUILD) --faults 2000 \
+	  test_pg_faults test_failover test_drain_load
 
 clean:
 	rm -rf $(BUILD)

@@ -47,6 +47,17 @@ def clean_environment(**more):
     return env
 
 
+def unpacked(program, *packages):
+    """(its path, an environment in which it runs): installed, or from Debian's packages, which are
+    fetched and not installed. Skips where neither is possible."""
+    done = subprocess.run([str(ROOT / "tests" / "setup" / "unpacked"), program, *packages], text=True,
+                          capture_output=True, check=False)
+    if done.returncode != 0:
+        raise unittest.SkipTest(done.stderr.strip())
+    path, *libraries = done.stdout.splitlines()
+    return pathlib.Path(path), clean_environment(LD_LIBRARY_PATH="".join(libraries))
+
+
 class Postgres:
     """A private cluster in a directory (see tests/setup/pg). fsync is off unless durable."""
 

@@ -13,7 +13,7 @@ import uuid
 
 import psycopg2
 
-from harness import RpcError, Scenario, clean_environment, conversation, eventually, scaled
+from harness import RpcError, Scenario, clean_environment, conversation, eventually, scaled, unpacked
 from load import Load, check_loads
 from pg_proxy import CommitCutter
 
@@ -138,9 +138,7 @@ class Connections(PgFaults):
     def test_pgbouncer_in_session_mode(self):
         """Goal of this test: the daemon through PgBouncer in session mode, whose server connections
         are terminated under load."""
-        program = os.environ.get("PGBOUNCER") or shutil.which("pgbouncer", path="/usr/sbin:/usr/bin")
-        if program is None:
-            self.skipTest("pgbouncer is not installed")
+        program, environment = unpacked("pgbouncer", "pgbouncer", "libc-ares2", "libevent-2.1-7")
         pg = self.durable_postgres()
         home = re.search(r"host=(\S+)", pg.conninfo)[1]
         place = self.directory / "bouncer"
@@ -154,7 +152,7 @@ class Connections(PgFaults):
                           "default_pool_size = 10\nserver_login_retry = 1\n"
                           "ignore_startup_parameters = extra_float_digits\n")
         config.chmod(0o644)
-        bouncer = subprocess.Popen([program, str(config)],
+        bouncer = subprocess.Popen([program, str(config)], env=environment,
                                    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         self.addCleanup(bouncer.wait)
         self.addCleanup(bouncer.kill)

@@ -1,5 +1,5 @@
 """The metrics in Prometheus's own hands: promtool, a real server that scrapes, the alert rules and the
-dashboard. The binaries are Debian's, unpacked by tests/setup/prometheus."""
+dashboard. The binaries are Debian's, unpacked by tests/setup/unpacked."""
 import json
 import re
 import socket
@@ -11,7 +11,7 @@ import urllib.parse
 import urllib.request
 
 from exposition import get, samples, value
-from harness import ROOT, Scenario, clean_environment, conversation, eventually, scaled
+from harness import ROOT, Scenario, clean_environment, conversation, eventually, scaled, unpacked
 from test_metrics import address_of
 
 RULES = ROOT / "config" / "prometheus-alerts.yml"
@@ -137,11 +137,7 @@ class Prometheus(Scenario):
 
     @classmethod
     def setUpClass(cls):
-        done = subprocess.run([str(ROOT / "tests" / "setup" / "prometheus")], text=True,
-                              capture_output=True, check=False)
-        if done.returncode != 0:
-            raise unittest.SkipTest(done.stderr.strip())
-        cls.bin = done.stdout.strip()
+        cls.bin = unpacked("promtool", "prometheus")[0].parent
 
     def promtool(self, *arguments, stdin=None):
         done = subprocess.run([f"{self.bin}/promtool", *map(str, arguments)], input=stdin,
