@@ -104,8 +104,9 @@ def chart(lines, x_scale, x_label, note):
     out = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
            'font-family="sans-serif" font-size="12">',
            f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
-           f'<text x="{LEFT}" y="22" font-size="15">{TITLE}</text>',
-           f'<text x="{LEFT}" y="37" fill="#666">{note}</text>']
+           f'<text x="{LEFT}" y="22" font-size="15">{TITLE}</text>']
+    if note:
+        out.append(f'<text x="{LEFT}" y="37" fill="#666">{note}</text>')
     for value in x.ticks():
         at = x.at(value)
         out.append(f'<path d="M{at:.1f} {TOP}V{HEIGHT - BOTTOM}" stroke="#ddd"/>'

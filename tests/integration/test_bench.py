@@ -196,9 +196,10 @@ class Bench(Scenario):
         status 1 and the reason."""
         daemon = self.daemon(self.postgres())
         self.results(daemon, "single", "--count", 1, "--drain", scaled(60))
-        for down, why in (("exit 7", "--down ended with status 7"), ("true", "most became rows")):
-            done = self.bench(daemon, "outage", "--seconds", 2, "--rate", 100, "--down", down, "--up",
-                              "true", status=1)
+        for down, seconds, why in (("exit 7", 0.2, "--down ended with status 7"),
+                                   ("true", 4, "most became rows")):
+            done = self.bench(daemon, "outage", "--seconds", seconds, "--rate", 100, "--down", down,
+                              "--up", "true", status=1)
             self.assertIn(why, done.stderr)
         done = self.bench(daemon, "replay", "--count", 1, "--down", "kill -9 $$", status=1)
         self.assertIn("signal 9", done.stderr)
