@@ -30,11 +30,6 @@ static void pause_ns(long ns)
     clock_nanosleep(CLOCK_MONOTONIC, 0, &(struct timespec){.tv_nsec = ns}, NULL);
 }
 
-static int64_t completed(const json_t *stats)
-{
-    return (int64_t)counts_get(stats, NULL, "completed");
-}
-
 /* Looks until nothing is queued any more: catch_up since from_ns, and drain. */
 static int catch_up(struct convstore *store, const struct options *o, uint64_t from_ns,
                     json_t *result)
@@ -42,12 +37,12 @@ static int catch_up(struct convstore *store, const struct options *o, uint64_t f
     double limit_s = o->drain_s > 0 ? o->drain_s : CATCH_UP_S;
     uint64_t now_ns, idle_ns, deadline = from_ns + (uint64_t)(limit_s * (double)NS_PER_S);
     json_t *now = counts_ask(store, &now_ns);
-    int64_t before = completed(now), rows;
+    int64_t before = counts_completed(now), rows;
     bool empty;
 
     idle_ns = now_ns;
     while (now != NULL && counts_queued(now) > 0 && now_ns < deadline) {
-        if (completed(now) == before)
+        if (counts_completed(now) == before)
             idle_ns = now_ns;
         pause_ns(LOOK_NS);
         json_decref(now);
@@ -55,7 +50,7 @@ static int catch_up(struct convstore *store, const struct options *o, uint64_t f
     }
     if (now == NULL)
         return -1;
-    rows = completed(now) - before;
+    rows = counts_completed(now) - before;
     empty = counts_queued(now) == 0;
     counts_report_rate(result, "catch_up", rows, now_ns - from_ns, empty);
     counts_report_rate(result, "drain", rows, now_ns - idle_ns, empty);
@@ -77,36 +72,11 @@ static int open_store(const struct options *o, struct convstore **ret)
     return 0;
 }
 
-/* Brings the database back and watches the daemon catch up. */
-static int recover(const struct options *o, json_t *result)
-{
-    struct convstore *store;
-    uint64_t from_ns;
-    json_t *stats;
-    pid_t up;
-    int status;
-
-    if (open_store(o, &store) != 0)
-        return -1;
-    stats = counts_ask(store, &from_ns);
-    json_object_set_new(result, "journal_bytes",
-                        json_integer((json_int_t)counts_get(stats, "journal", "bytes")));
-    json_decref(stats);
-    from_ns = clock_ns();
-    up = hook_start(o->up);
-    status = catch_up(store, o, from_ns, result);
-    if (hook_wait(up, "--up") != 0)
-        status = -1;
-    convstore_close(store);
-    return status;
-}
-
-int command_outage(const struct options *o, json_t *report)
+/* The load while --down is at work. */
+static int run_without_database(const struct options *o, json_t *report, json_t **ret_result)
 {
     struct options load = *o;
     struct setting s;
-    json_t *result = NULL;
-    pid_t down;
     int status;
 
     load.drain_s = 0; /* nothing drains before the database is back */
@@ -114,21 +84,61 @@ int command_outage(const struct options *o, json_t *report)
     status = setting_init(&s, &load, 1, false);
     s.load.rate = o->rate;
     if (status == 0) {
-        down = hook_start(o->down);
-        status = setting_run(&s, o->command, report, &result);
+        pid_t down = hook_start(o->down);
+
+        status = setting_run(&s, o->command, report, ret_result);
         if (hook_wait(down, "--down") != 0)
             status = -1;
     }
+    setting_done(&s);
     if (status == 0 &&
-        counts_get(result, "rows", "count") * 2 > counts_get(result, NULL, "acked")) {
+        counts_get(*ret_result, "rows", "count") * 2 > counts_get(*ret_result, NULL, "acked")) {
         fprintf(stderr, "convstore-bench: most became rows meanwhile: --down has to take the "
                         "database away soon after the begin\n");
         status = -1;
     }
-    /* What was taken away is brought back, whatever became of the load. */
-    if (result != NULL && recover(o, result) != 0)
+    return status;
+}
+
+/* Brings the database back, also where there is no result, and watches the daemon catch up. */
+static int recover(const struct options *o, struct convstore *store, json_t *result)
+{
+    uint64_t from_ns = 0;
+    json_t *stats = counts_ask(store, &from_ns);
+    pid_t up;
+    int status = -1;
+
+    from_ns = clock_ns();
+    up = hook_start(o->up);
+    if (result != NULL && stats != NULL) {
+        json_object_set_new(result, "journal_bytes",
+                            json_integer((json_int_t)counts_get(stats, "journal", "bytes")));
+        status = catch_up(store, o, from_ns, result);
+    }
+    if (hook_wait(up, "--up") != 0)
         status = -1;
-    setting_done(&s);
+    json_decref(stats);
+    return status;
+}
+
+int command_outage(const struct options *o, json_t *report)
+{
+    struct convstore *store;
+    json_t *result = NULL;
+    int status = open_store(o, &store);
+
+    if (status != 0)
+        return status;
+    /* Nothing is taken away from a daemon that is not there. */
+    if (convstore_connect(store) != 0) {
+        fprintf(stderr, "convstore-bench: %s: %s\n", o->socket, convstore_error_text(store));
+        convstore_close(store);
+        return -1;
+    }
+    status = run_without_database(o, report, &result);
+    if (recover(o, store, result) != 0)
+        status = -1;
+    convstore_close(store);
     return status;
 }
 

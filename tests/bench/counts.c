@@ -30,6 +30,11 @@ double counts_get(const json_t *stats, const char *group, const char *key)
     return json_number_value(json_object_get(map, key));
 }
 
+int64_t counts_completed(const json_t *stats)
+{
+    return (int64_t)counts_get(stats, NULL, "completed");
+}
+
 int64_t counts_queued(const json_t *stats)
 {
     return (int64_t)(counts_get(stats, NULL, "queued") + counts_get(stats, NULL, "processing"));
@@ -57,11 +62,6 @@ void counts_report_rate(json_t *result, const char *key, int64_t count, uint64_t
                         json_pack("{s:I, s:f, s:f, s:b}", "count", (json_int_t)count, "seconds",
                                   seconds, "per_second", seconds > 0 ? (double)count / seconds : 0,
                                   "complete", complete));
-}
-
-static int64_t completed(const json_t *stats)
-{
-    return (int64_t)counts_get(stats, NULL, "completed");
 }
 
 static void report_cache(const struct counts *c, json_t *result)
@@ -99,7 +99,7 @@ static int drain(struct counts *c, const struct options *o, json_t *result)
 {
     uint64_t ended_ns = c->after_ns,
              deadline = ended_ns + (uint64_t)(o->drain_s * (double)NS_PER_S);
-    int64_t ended = completed(c->after);
+    int64_t ended = counts_completed(c->after);
     bool empty;
 
     while (empty = counts_queued(c->after) == 0, !empty && c->after_ns < deadline) {
@@ -109,8 +109,10 @@ static int drain(struct counts *c, const struct options *o, json_t *result)
         if (c->after == NULL)
             return -1;
     }
-    counts_report_rate(result, "drain", completed(c->after) - ended, c->after_ns - ended_ns, empty);
-    counts_report_rate(result, "end_to_end", completed(c->after) - completed(c->before),
+    counts_report_rate(result, "drain", counts_completed(c->after) - ended, c->after_ns - ended_ns,
+                       empty);
+    counts_report_rate(result, "end_to_end",
+                       counts_completed(c->after) - counts_completed(c->before),
                        c->after_ns - c->before_ns, empty);
     return 0;
 }
@@ -122,7 +124,7 @@ static int report(struct counts *c, const struct options *o, json_t *result)
         return -1;
     json_object_set_new(result, "queued_before", json_integer(counts_queued(c->before)));
     json_object_set_new(result, "queued_after", json_integer(counts_queued(c->after)));
-    counts_report_rate(result, "rows", completed(c->after) - completed(c->before),
+    counts_report_rate(result, "rows", counts_completed(c->after) - counts_completed(c->before),
                        c->after_ns - c->before_ns, true);
     report_acks(c, result);
     if (o->drain_s > 0 && drain(c, o, result) != 0)

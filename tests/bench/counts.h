@@ -35,6 +35,9 @@ json_t *counts_ask(struct convstore *store, uint64_t *ret_ns);
 /* stats[group][key], or stats[key] where group is NULL; 0 where it is missing. */
 double counts_get(const json_t *stats, const char *group, const char *key);
 
+/* Rows since the daemon's start. */
+int64_t counts_completed(const json_t *stats);
+
 /* What has been accepted and is no row yet. */
 int64_t counts_queued(const json_t *stats);
 

@@ -203,6 +203,11 @@ class Bench(Scenario):
             self.assertIn(why, done.stderr)
         done = self.bench(daemon, "replay", "--count", 1, "--down", "kill -9 $$", status=1)
         self.assertIn("signal 9", done.stderr)
+        # Where there is no daemon nothing is taken away.
+        done = self.bench(None, "outage", "--socket", self.directory / "none", "--down",
+                          f"touch {self.directory}/done", "--up", "true", status=1)
+        self.assertIn("No such file", done.stderr)
+        self.assertFalse((self.directory / "done").exists())
 
     def test_a_replay(self):
         """Goal of this test: replay fills the journal, its command kills the daemon, and it tells how
