@@ -36,6 +36,13 @@ static bool database_answers(const struct batcher *b)
     return b->database == DATABASE_UP || b->database == DATABASE_UNTRIED;
 }
 
+/* How many may write. Until there was an answer nobody tries beside the first: no two connect at
+ * once to a server that may not be there. */
+static unsigned writers_allowed(const struct batcher *b)
+{
+    return b->database == DATABASE_UP ? b->config.write_threads : 1;
+}
+
 /* Writing. */
 
 /* A worker that had no memory when it began. */
@@ -200,7 +207,7 @@ static void resume_paused(struct batcher *b)
             next = at < next ? at : next;
             continue;
         }
-        if (b->writing == 0 || (database_answers(b) && !is_paced(b)))
+        if (b->writing == 0 || (b->database == DATABASE_UP && !is_paced(b)))
             write_batch(batch);
     }
     if (next != UINT64_MAX)
@@ -247,9 +254,9 @@ static void hurry_embedding(struct batcher *b)
     struct batch *batch;
 
     if (!b->config.rows_first || !is_crowded(b) || !database_answers(b) ||
-        b->writing >= b->config.write_threads || (is_paced(b) && b->next_write_ms > now))
+        b->writing >= writers_allowed(b) || (is_paced(b) && b->next_write_ms > now))
         return;
-    idle = b->config.write_threads - b->writing;
+    idle = writers_allowed(b) - b->writing;
     TAILQ_FOREACH(batch, &b->batches, link)
     {
         if (idle == 0)

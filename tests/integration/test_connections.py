@@ -176,6 +176,19 @@ class Reconnect(Scenario):
         acked = check_loads(self, pg, [d], loads)
         self.said = f"{server.count} tries, one at a time; {len(acked)} acked: 0 missing, 0 twice"
 
+    def test_one_try_at_a_time_from_the_start(self):
+        """Goal of this test: with more to write than one batch, and a database that was never there, the
+        daemon makes one try after the other, too."""
+        d = self.daemon(start=False, database__conninfo=f"host={self.directory} dbname=postgres user=postgres",
+                        database__max_connections=8, embedding__provider="none", **SMALL_BATCHES)
+        server = SlowToRefuse(self.directory / ".s.PGSQL.5432")
+        self.addCleanup(server.close)
+        d.start()
+        with d.client() as client:
+            client.request("store_many", [conversation(transcript=f"t{n}") for n in range(100)])
+        eventually(lambda: server.count >= 4, 60, "four tries")
+        self.assertEqual(server.most, 1)
+
 
 if __name__ == "__main__":
     unittest.main()

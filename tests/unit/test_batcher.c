@@ -317,6 +317,32 @@ static void test_at_most_so_many_at_once(void **state)
     fixture_end(f);
 }
 
+static unsigned most_before_an_answer;
+
+static void note_most(size_t number, struct write_batch *batch)
+{
+    pthread_mutex_lock(&lock);
+    if (number == 0)
+        most_before_an_answer = most_writing;
+    pthread_mutex_unlock(&lock);
+    store_all(batch);
+}
+
+/* Goal: until the database has answered nobody tries beside the first; then all do. */
+static void test_one_until_the_first_answer(void **state)
+{
+    struct fixture *f = fixture_new(1, 0);
+
+    (void)state;
+    write_ms = 50;
+    script = note_most;
+    push(f, 4);
+    run_until_all(f);
+    assert_int_equal(most_before_an_answer, 1);
+    assert_int_equal(most_writing, 2);
+    fixture_end(f);
+}
+
 static void down_for_five(size_t number, struct write_batch *batch)
 {
     if (number < 5) {
@@ -700,6 +726,8 @@ static void test_busy_writers_hurry_nobody(void **state)
     (void)state;
     config.rows_first = true;
     f = fixture_with(config);
+    push(f, 10);
+    run_until_all(f); /* before the first answer one writes and no more */
     write_ms = 300;
     push(f, 30);
     while (batcher_status(f->batcher).processing < 30 || order_count > 0)
@@ -768,6 +796,7 @@ int main(void)
         cmocka_unit_test(test_age_trigger),
         cmocka_unit_test(test_urgent),
         cmocka_unit_test(test_at_most_so_many_at_once),
+        cmocka_unit_test(test_one_until_the_first_answer),
         cmocka_unit_test(test_unreachable),
         cmocka_unit_test(test_poison_row_goes_alone),
         cmocka_unit_test(test_suspect_twice_then_alone_then_dead),
