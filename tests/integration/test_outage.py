@@ -23,7 +23,7 @@ class Outage(Scenario):
         acked, in memory that does not grow with it, and is a row afterwards, once."""
         pg = self.postgres(durable=True)
         d = self.daemon(pg, queue__max_queue_size=QUEUE_SIZE, batch__batch_size=QUEUE_SIZE)
-        loads = [Load(d, f"user {n}", self, pause=0.25, text_bytes=TEXT_BYTES) for n in range(3)]
+        loads = [Load(d, f"user {n}", self, pause=0.2, text_bytes=TEXT_BYTES) for n in range(3)]
 
         def acked():
             return sum(len(load.acked) for load in loads)
