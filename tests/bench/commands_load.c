@@ -78,6 +78,7 @@ int command_saturate(const struct options *o, json_t *report)
                 step.size = (uint32_t)o->sweep_sizes.values[s];
                 step.rate = o->sweep_rates.values[r];
                 status = run_step(&step, report);
+                step.seed++; /* No text comes twice. */
             }
     return status;
 }
@@ -129,13 +130,15 @@ static void *run_in_thread(void *argument)
 int command_paced(const struct options *o, json_t *report)
 {
     struct setting acks = {0}, stored = {0};
+    struct options others = *o;
     json_t *result;
     pthread_t thread;
     void *good = NULL;
     int status = setting_init(&acks, o, 1, false);
 
+    others.seed++; /* Their texts differ. */
     if (status == 0)
-        status = setting_init(&stored, o, 1, true);
+        status = setting_init(&stored, &others, 1, true);
     acks.load.warmup_ns = stored.load.warmup_ns = 0;
     acks.load.rate = stored.load.rate = (double)o->count / o->seconds;
     stored.load.progress = NULL;
@@ -155,6 +158,7 @@ int command_paced(const struct options *o, json_t *report)
 /* Each size by itself, one message at a time, answered when its rows are committed. */
 int command_batch(const struct options *o, json_t *report)
 {
+    struct options step = *o;
     int status = 0;
 
     for (unsigned i = 0; status == 0 && i < o->batches.count; i++) {
@@ -162,11 +166,12 @@ int command_batch(const struct options *o, json_t *report)
         json_t *result;
         char name[32];
 
-        status = setting_init(&s, o, (uint32_t)o->batches.values[i], true);
+        status = setting_init(&s, &step, (uint32_t)o->batches.values[i], true);
         snprintf(name, sizeof name, "batch of %.0f", o->batches.values[i]);
         if (status == 0)
             status = setting_run(&s, name, report, &result);
         setting_done(&s);
+        step.seed++;
     }
     return status;
 }

@@ -72,8 +72,16 @@ class Bench(Scenario):
             cache = result["cache"]
             self.assertEqual(cache["hits"] + cache["misses"], 50)
             self.assertEqual(cache["hit_rate"], rate)
-        paced, _ = self.results(daemon, "paced", "--count", 5, "--seconds", 1, "--drain", scaled(60))
-        self.assertEqual(paced["cache"]["hits"] + paced["cache"]["misses"], 10)
+        paced, _ = self.results(daemon, "paced", "--count", 5, "--seconds", 1, "--seed", 20, "--drain",
+                                scaled(60))
+        self.assertEqual(paced["cache"], {"hits": 0, "misses": 10, "hit_rate": 0.0})
+        # Each step of a sweep and each size of batches has texts of its own.
+        for command in (("open", "--connections", "1,2", "--rate", "50,100", "--seconds", 0.2),
+                        ("batch", "--batch", "5,6", "--seconds", 0.2)):
+            for result in self.results(daemon, *command, "--seed", 100 * len(command), "--drain",
+                                       scaled(60)):
+                self.assertEqual(result["cache"]["hits"], 0, result)
+                self.assertGreater(result["cache"]["misses"], 0)
 
     def test_an_open_loop_keeps_its_rate(self):
         """Goal of this test: an open loop sends its rate times its seconds and no more, however
