@@ -22,8 +22,8 @@
 
 /* Vectors that take no longer hold nothing up. */
 #define HURRY_AFTER_MS 50
-/* After one that did, so long: what is asked for and comes too late only keeps the embedder from
- * the rows that wait for it already. */
+/* After one that did, crowded batches get only what the cache has, so long: what is asked for and
+ * comes too late only keeps the embedder from the rows that wait for it already. */
 #define ASK_AGAIN_MS 1000
 /* Under a pace a batch waits no longer for the one before, however few rows a second it says. */
 #define PACED_PAUSE_MAX_MS 1000
@@ -133,10 +133,6 @@ static void embed_batch(struct batch *batch)
 {
     struct batcher *b = batch->batcher;
 
-    if (is_crowded(b) && uv_now(b->loop) < b->ask_again_ms) {
-        write_when_allowed(batch); /* the vectors come later */
-        return;
-    }
     if (embedding_set_init(&batch->texts, b->source, batch->write.rows, batch->write.count) != 0) {
         embedding_set_done(&batch->texts);
         write_when_allowed(batch); /* memory is short: the vectors come later */
@@ -144,6 +140,7 @@ static void embed_batch(struct batch *batch)
     }
     batch->state = BATCH_EMBEDDING;
     batch->embedding_since_ms = uv_now(b->loop);
+    batch->texts.order.cached_only = is_crowded(b) && uv_now(b->loop) < b->ask_again_ms;
     batch->texts.order.on_done = on_vectors;
     embedding_stage_want(b->embedding, &batch->texts.order);
 }

@@ -131,7 +131,8 @@ bool embedding_set_halve(struct embedding_set *set)
     struct embedding_set halved = {.order = {.on_done = set->order.on_done,
                                              .deadline_ms = set->order.deadline_ms,
                                              .patient = set->order.patient,
-                                             .apart = set->order.apart}};
+                                             .apart = set->order.apart,
+                                             .cached_only = set->order.cached_only}};
     struct embedding_piece second;
     size_t too_long = 0;
 

@@ -317,6 +317,10 @@ static void want_item(struct embedding_stage *s, struct embedding_item *item)
     item->vector = embedding_cache_get(s->cache, key);
     if (item->vector != NULL)
         return;
+    if (item->order->cached_only) {
+        item->error = -EAGAIN;
+        return;
+    }
     flight = flights_find(s->flights, key);
     if (flight == NULL)
         flight = flights_add(s->flights, key, item->text, item->order->apart ? item->order : NULL);

@@ -46,6 +46,7 @@ struct embedding_order {
     bool patient;         /* waits for a server that is down, up to the deadline */
     bool apart;           /* its texts go in requests with no other's, and once: they may be what
                              made an earlier request hang */
+    bool cached_only; /* takes what the cache has and asks nobody: for the others it is -EAGAIN */
     void (*on_done)(struct embedding_order *order);
 
     /* The stage's own. */

@@ -215,6 +215,23 @@ class Backfill(Scenario):
             expected = vector(PREFIX + text)
             self.assertLess(max(abs(a - b) for a, b in zip(numbers, expected, strict=True)), 1e-6, text)
 
+    def test_rows_ahead_of_the_embedder_take_cached_vectors(self):
+        """Goal of this test: where rows go first because the embedder does not keep up, those whose
+        texts the cache knows have their vectors at once all the same."""
+        server = self.ollama()
+        d = self.ollama_daemon(server, embedding__deadline_ms=1000, embedding__timeout_ms=60000,
+                               batch__batch_size=20, batch__max_concurrent_batches=2)
+        known = [f"known {n}" for n in range(20)]
+        self.store(d, known)
+        eventually(lambda: self.pg.count("embeddings") == 20, 20, "vectors of the known texts")
+        server.gate.clear()
+        self.store(d, [text for n in range(400) for text in (f"new {n}", known[n % 20])])
+        self.assertEqual((self.pg.count(), self.pg.count("embeddings")), (820, 420))
+        server.gate.set()
+        self.waits_for_backlog(d)
+        self.check_vectors(820)
+        self.assertEqual(server.inputs, 420)
+
     def test_a_slow_embedder_under_load(self):
         """Goal of this test: 150 ms a request and 1,000 conversations a second coming in: texts become
         rows within a second, and the vectors are all there soon after."""

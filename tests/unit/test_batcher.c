@@ -94,6 +94,7 @@ void pgwriter_write(struct pgwriter *w, struct write_batch *batch)
 /* Orders are answered from the loop, as the real stage does. */
 static struct embedding_order *held_order;
 static bool hold_orders;
+static size_t cached_texts; /* the first ones of each order are in the cache */
 static uv_idle_t answering;
 static struct embedding_order *orders[16];
 static unsigned order_count;
@@ -106,7 +107,8 @@ static void on_answering(uv_idle_t *idle)
 
         for (size_t i = 0; i < order->count; i++) {
             assert_non_null(order->items[i].text.data);
-            order->items[i].vector = vector_new(4);
+            if (!order->cached_only || i < cached_texts)
+                order->items[i].vector = vector_new(4);
         }
         order->on_done(order);
     }
@@ -115,7 +117,7 @@ static void on_answering(uv_idle_t *idle)
 void embedding_stage_want(struct embedding_stage *stage, struct embedding_order *order)
 {
     (void)stage;
-    if (hold_orders) {
+    if (hold_orders && !order->cached_only) {
         held_order = order;
         return;
     }
@@ -214,6 +216,7 @@ static struct fixture *fixture_with(struct batcher_config config)
     script = NULL;
     write_ms = 0;
     hold_orders = false;
+    cached_texts = 0;
     uv_loop_init(&f->loop);
     uv_timer_init(&f->loop, &f->guard);
     uv_timer_start(&f->guard, on_guard, 20000, 0);
@@ -716,6 +719,22 @@ static void test_rows_first(void **state)
     fixture_end(f);
 }
 
+/* Goal: rows that go first take along the vectors that the cache has. */
+static void test_rows_first_with_what_is_cached(void **state)
+{
+    struct fixture *f = fixture_rows_first();
+
+    (void)state;
+    cached_texts = 7;
+    push(f, 40);
+    run_until_all(f);
+    assert_int_equal(seen_count, 4);
+    assert_int_equal(seen[1].vectors, 7);
+    assert_int_equal(seen[2].vectors, 7);
+    assert_int_equal(seen[3].vectors, 10);
+    fixture_end(f);
+}
+
 /* Goal: where each writer has a batch and another one waits for its turn, nothing is gained by a
  * fourth that goes without its vectors. */
 static void test_busy_writers_hurry_nobody(void **state)
@@ -813,6 +832,7 @@ int main(void)
         cmocka_unit_test(test_busy_writers_hurry_nobody),
         cmocka_unit_test(test_no_memory_for_a_writer),
         cmocka_unit_test(test_rows_first),
+        cmocka_unit_test(test_rows_first_with_what_is_cached),
         cmocka_unit_test(test_vectors_are_waited_for),
         cmocka_unit_test(test_close_in_the_middle),
     };

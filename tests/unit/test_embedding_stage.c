@@ -220,14 +220,13 @@ static void wish_init(struct wish *wish, struct fixture *f, size_t count)
     wish->order.count = count;
     wish->order.on_done = wish_on_done;
     wish->order.deadline_ms = 0;
-    wish->order.patient = wish->order.apart = false;
+    wish->order.patient = wish->order.apart = wish->order.cached_only = false;
     wish->done = 0;
     wish->fixture = f;
     wish->then = NULL;
 }
 
-/* Wants the texts, which are gone by the time of the answer. */
-static void want(struct fixture *f, struct wish *wish, const char *const texts[])
+static void wish_for(struct fixture *f, struct wish *wish, const char *const texts[])
 {
     size_t count = 0;
 
@@ -236,9 +235,20 @@ static void want(struct fixture *f, struct wish *wish, const char *const texts[]
         wish->items[count].text = (struct slice){wish->texts[count], strlen(texts[count])};
     }
     wish_init(wish, f, count);
+}
+
+/* Wants them; its texts are gone by the time of the answer. */
+static void want_wish(struct fixture *f, struct wish *wish)
+{
     embedding_stage_want(f->stage, &wish->order);
     assert_int_equal(wish->done, 0); /* never inside the call */
     memset(wish->texts, 'x', sizeof wish->texts);
+}
+
+static void want(struct fixture *f, struct wish *wish, const char *const texts[])
+{
+    wish_for(f, wish, texts);
+    want_wish(f, wish);
 }
 
 static void run_until(struct fixture *f, const int *flag)
@@ -306,6 +316,42 @@ static void test_miss_then_hit(void **state)
     assert_int_equal(stats_of(&f).cache.misses, 3);
     assert_int_equal(stats_of(&f).cache.entries, 3);
     assert_int_equal(stats_of(&f).state, EMBEDDING_OK);
+    stop(&f);
+}
+
+/* Goal: an order for what the cache has gets that at once, whatever the embedder does, and asks for
+ * nothing: neither for what is new nor for what others wait for. */
+static void test_cached_only(void **state)
+{
+    static const char *const known[] = {"alpha", NULL}, *const asked[] = {"beta", NULL};
+    struct fixture f;
+    struct wish one, two, cached;
+
+    (void)state;
+    prepare(&f);
+    start(&f);
+    want(&f, &one, known);
+    run_until(&f, &one.done);
+    check_and_release(&one, known);
+    fake_set(true, EMBED_DONE);
+    want(&f, &two, asked);
+    wish_for(&f, &cached, abc);
+    cached.order.cached_only = true;
+    want_wish(&f, &cached);
+    run_until(&f, &cached.done);
+    assert_int_equal(two.done, 0);
+    assert_non_null(cached.items[0].vector);
+    vector_release(cached.items[0].vector);
+    for (int i = 1; i < 3; i++) {
+        assert_null(cached.items[i].vector);
+        assert_int_equal(cached.items[i].error, -EAGAIN);
+    }
+    assert_int_equal(embedding_stage_pending(f.stage), 1);
+    assert_int_equal(stats_of(&f).shed, 0);
+    fake_set(false, EMBED_DONE);
+    run_until(&f, &two.done);
+    check_and_release(&two, asked);
+    assert_int_equal(fake.inputs, 2);
     stop(&f);
 }
 
@@ -869,6 +915,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_miss_then_hit),
+        cmocka_unit_test(test_cached_only),
         cmocka_unit_test(test_single_flight),
         cmocka_unit_test(test_deadline_and_late_vector),
         cmocka_unit_test(test_deadline_keeps_what_is_there),
