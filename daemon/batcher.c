@@ -6,6 +6,9 @@
  * tries from time to time and all others stay where they are; the first success sets everything
  * going.
  *
+ * A batch without rows only connects: at the start, so that operators know at once what the
+ * database is. It stays until there was an answer.
+ *
  * Two things change a batch's time. A pace (precedence.c) lets the next one be written later; where
  * rows queue up, one that waits for a slow embedder is written sooner, without its vectors.
  *
@@ -156,7 +159,8 @@ static void on_written(void *owner, struct handoff_job *job)
     b->writing--;
     if (batch->found.connected)
         b->found = batch->found;
-    b->callbacks.on_write(b->owner, batch->duration_ns, batch->write.outcome);
+    if (rows > 0)
+        b->callbacks.on_write(b->owner, batch->duration_ns, batch->write.outcome);
     batch_settle(batch);
     settled = batch->write.count < rows;
     /* A connection that failed knows only the server before it. */
@@ -331,6 +335,15 @@ struct batcher_status batcher_status(const struct batcher *b)
 
 /* Start and end. */
 
+/* Where memory is short the first rows tell. */
+static void look_at_database(struct batcher *b)
+{
+    struct batch *batch = batch_cut(b, 0);
+
+    if (batch != NULL)
+        write_when_allowed(batch);
+}
+
 static void *start_writer(void *owner, unsigned index)
 {
     struct batcher *b = owner;
@@ -376,6 +389,7 @@ int batcher_start(uv_loop_t *loop, const struct batcher_config *config,
     b->open_handles = 3;
     uv_timer_start(&b->flush_timer, on_flush_timer, config->flush_interval_ms,
                    config->flush_interval_ms);
+    look_at_database(b);
     *ret = b;
     return 0;
 }

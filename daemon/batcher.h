@@ -26,7 +26,7 @@ struct batcher_config {
 };
 
 enum database_state {
-    DATABASE_UNTRIED, /* nothing was written yet */
+    DATABASE_UNTRIED, /* the first connection is being made */
     DATABASE_UP,
     DATABASE_DOWN,    /* unreachable: one batch tries from time to time */
     DATABASE_STOPPED, /* reachable, but nothing can be written: schema, permission, wrong server */

@@ -157,6 +157,7 @@ void batch_take_outcome(struct batch *batch)
         pause_batch(batch, STOPPED_RETRY_MS);
         break;
     }
-    if (w->count == 0)
+    /* An empty one goes on trying: nothing else may be there to find the database back. */
+    if (w->count == 0 && b->database == DATABASE_UP)
         batch_free(batch);
 }

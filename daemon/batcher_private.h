@@ -62,7 +62,7 @@ struct batcher {
     struct pgwriter_found found;
 };
 
-/* A batch of the oldest in the backlog, `count` at most; NULL when memory is short. */
+/* A batch of the `count` oldest in the backlog, which has them; NULL when memory is short. */
 struct batch *batch_cut(struct batcher *b, size_t count);
 
 /* Its rows have come to their end; those of `later` go back to the front of the backlog. */

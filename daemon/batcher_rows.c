@@ -29,7 +29,7 @@ static struct batch *batch_new(struct batcher *b, size_t count)
     if (batch == NULL)
         return NULL;
     batch->batcher = b;
-    batch->write.rows = calloc(count, sizeof *batch->write.rows);
+    batch->write.rows = calloc(count + 1, sizeof *batch->write.rows);
     TAILQ_INSERT_TAIL(&b->batches, batch, link);
     b->batch_count++;
     if (batch->write.rows != NULL)

@@ -133,11 +133,8 @@ static void read_states(const struct config *config, const struct figures *figur
                         struct alert_figure *ret)
 {
     const struct batcher_status *batcher = &figures->batcher;
-    /* Before the first write only the backfill has tried to connect. */
-    bool untried = batcher->database == DATABASE_UNTRIED && figures->backfill.last_error[0] != '\0';
 
-    set_state(&ret[ALERT_DATABASE_DOWN], untried || batcher->database == DATABASE_DOWN,
-              untried ? figures->backfill.last_error : batcher->last_error);
+    set_state(&ret[ALERT_DATABASE_DOWN], batcher->database == DATABASE_DOWN, batcher->last_error);
     set_state(&ret[ALERT_DATABASE_STOPPED], batcher->database == DATABASE_STOPPED,
               batcher->last_error);
     set_state(&ret[ALERT_DATABASE_FSYNC_OFF], batcher->found.fsync_off,

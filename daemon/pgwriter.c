@@ -389,7 +389,7 @@ void pgwriter_write(struct pgwriter *w, struct write_batch *batch)
     w->conflict_count = w->refusal_count = 0;
     if (!scratch_reserve(w, batch->count)) {
         pg_error_no_memory(&err);
-    } else if (batch->count > 0 && pgwriter_connect(w, &err) == 0) {
+    } else if (pgwriter_connect(w, &err) == 0 && batch->count > 0) {
         index_vectors(w, batch);
         memset(w->killed, 0, batch->count * sizeof *w->killed);
         if (batch->isolate)

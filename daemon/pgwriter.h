@@ -91,7 +91,8 @@ struct pgwriter *pgwriter_new(const struct pgwriter_config *config);
 void pgwriter_free(struct pgwriter *w); /* takes NULL */
 
 /* Connects where needed (schema and model row are made then), writes the batch, fills in its out
- * fields. Blocks its thread, bounded by connect_timeout, tcp_user_timeout and statement_timeout. */
+ * fields. One without rows only connects. Blocks its thread, bounded by connect_timeout,
+ * tcp_user_timeout and statement_timeout. */
 void pgwriter_write(struct pgwriter *w, struct write_batch *batch);
 
 /* Where vectors are not stored as wanted, each connection looks that often whether they can be. */
