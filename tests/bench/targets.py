@@ -1,7 +1,7 @@
 """The targets that `make bench` holds the figures against, and the tables that it prints.
 
-A figure is named by the key of its runs and the path into their results (see Bench.measure). What was
-not measured is said to be so and is never counted as reached.
+A figure is named by the key of its runs and the path into their results (see Measurements.measure). What
+was not measured is said to be so and is never counted as reached.
 """
 import pathlib
 

@@ -14,14 +14,17 @@ import servers
 
 SCRAPE_SECONDS = 0.1
 TOP_SECONDS = 0.2
+ADDRESS = re.compile(r"metrics\.listen address=(\S+)\s")
 
 
 class Watchers:
     """At work from the start to end(). The daemon's metrics.listen is a port of 127.0.0.1."""
 
     def __init__(self, place, daemon):
-        log = (place.data / "convstored.log").read_text(errors="replace")
-        self.address = re.search(r"metrics\.listen address=(\S+)", log)[1]
+        # The daemon answers on its socket a moment before it has said so.
+        log = place.data / "convstored.log"
+        daemon.process.wait_for(lambda: ADDRESS.search(log.read_text(errors="replace")))
+        self.address = ADDRESS.search(log.read_text(errors="replace"))[1]
         self.scrapes, self.failed, self.over = 0, 0, threading.Event()
         self.thread = threading.Thread(target=self._scrape, daemon=True)
         self.terminal, side = pty.openpty()
