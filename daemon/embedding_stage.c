@@ -22,6 +22,7 @@
 #include "daemon/embedding_stage_internal.h"
 
 #define SELFTEST_WAIT_MS 250
+#define QUIET_AFTER_MS 250
 
 /* Orders */
 
@@ -347,6 +348,8 @@ void embedding_stage_want(struct embedding_stage *s, struct embedding_order *ord
         order->items[i].link = NULL;
         want_item(s, &order->items[i]);
     }
+    if (order->waiting > 0 && !order->patient)
+        s->live_ms = uv_now(s->timer.loop);
     embedding_stage_set_order_state(s, order, order->waiting > 0 ? ORDER_WAITING : ORDER_READY);
     if (s->pool != NULL)
         embedding_stage_dispatch(s);
@@ -375,6 +378,11 @@ void embedding_stage_cancel(struct embedding_stage *s, struct embedding_order *o
 bool embedding_stage_is_ready(const struct embedding_stage *s)
 {
     return s->pool != NULL && embedding_stage_next_chance_ms(s) <= uv_now(s->timer.loop);
+}
+
+bool embedding_stage_is_quiet(const struct embedding_stage *s)
+{
+    return uv_now(s->timer.loop) - s->live_ms >= QUIET_AFTER_MS;
 }
 
 size_t embedding_stage_pending(const struct embedding_stage *s)

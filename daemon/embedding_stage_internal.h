@@ -29,6 +29,7 @@ struct embedding_stage {
     bool selftests; /* they are made */
     struct order_list waiting, ready;
     struct embedding_stage_stats stats;
+    uint64_t live_ms; /* when an order that is not patient last had to ask */
     bool stopping, closing;
     unsigned open_handles; /* the timer and the pool */
     void (*on_closed)(void *);

@@ -232,6 +232,30 @@ class Backfill(Scenario):
         self.check_vectors(820)
         self.assertEqual(server.inputs, 420)
 
+    def test_the_embedder_is_kept_busy(self):
+        """Goal of this test: where nobody else asks, the backlog gets as many requests at once as
+        embedding.max_in_flight allows, and the embedder hardly ever waits for the database."""
+        server = self.ollama()
+        server.close()
+        d = self.ollama_daemon(server, embedding__request_inputs=12, embedding__max_in_flight=2)
+        self.store(d, [f"busy {n}" for n in range(600)])
+        self.assertEqual(d.stop(), 0)
+        self.pg.sql("update convstore.embedding_backlog set attempts = 0, next_attempt_at = now()")
+        begun, ended = [], []
+        begin, end = server.begin, server.end
+        server.begin = lambda *request: (begun.append(time.monotonic()), begin(*request))[1]
+        server.end = lambda: (ended.append(time.monotonic()), end())
+        server.reset_counters()
+        server.delay = 0.15
+        server.open()
+        d.start()
+        eventually(lambda: self.pg.count("embedding_backlog") == 0, 40, "an empty backlog")
+        self.check_vectors(600)
+        self.assertEqual(server.most_in_flight, 2)
+        begun, ended = begun[3:], ended[3:]  # a self-test, and the first round
+        share = (sum(ended) - sum(begun)) / (2 * (ended[-1] - begun[0]))
+        self.assertGreater(share, 0.75, "of the time of both")
+
     def test_a_slow_embedder_under_load(self):
         """Goal of this test: 150 ms a request and 1,000 conversations a second coming in: texts become
         rows within a second, and the vectors are all there soon after."""

@@ -355,6 +355,35 @@ static void test_cached_only(void **state)
     stop(&f);
 }
 
+/* Goal: it is quiet while only patient orders, the cache's and none ask; else for a moment not. */
+static void test_quiet(void **state)
+{
+    struct fixture f;
+    struct wish wish;
+
+    (void)state;
+    prepare(&f);
+    start(&f);
+    assert_true(embedding_stage_is_quiet(f.stage));
+    wish_for(&f, &wish, abc);
+    wish.order.patient = true;
+    want_wish(&f, &wish);
+    assert_true(embedding_stage_is_quiet(f.stage));
+    run_until(&f, &wish.done);
+    check_and_release(&wish, abc);
+    want(&f, &wish, abc);
+    assert_true(embedding_stage_is_quiet(f.stage));
+    run_until(&f, &wish.done);
+    check_and_release(&wish, abc);
+    want(&f, &wish, (const char *const[]){"delta", NULL});
+    assert_false(embedding_stage_is_quiet(f.stage));
+    embedding_stage_cancel(f.stage, &wish.order);
+    while (!embedding_stage_is_quiet(f.stage))
+        uv_run(&f.loop, UV_RUN_ONCE);
+    run_until_nothing_pends(&f);
+    stop(&f);
+}
+
 static void test_single_flight(void **state)
 {
     static const char *const first[] = {"same", "same", "mine", NULL};
@@ -916,6 +945,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_miss_then_hit),
         cmocka_unit_test(test_cached_only),
+        cmocka_unit_test(test_quiet),
         cmocka_unit_test(test_single_flight),
         cmocka_unit_test(test_deadline_and_late_vector),
         cmocka_unit_test(test_deadline_keeps_what_is_there),
