@@ -29,7 +29,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "daemon/backfill_pg.h"
+#include "daemon/backfill_job.h"
 #include "daemon/backfill_window.h"
 #include "daemon/backoff.h"
 #include "daemon/embedding_set.h"
@@ -46,7 +46,6 @@
 #define ORDERS_MAX 8         /* windows at the stage at once */
 #define LONG_ORDERS_MAX 2    /* where whole transcripts are read */
 #define LONG_ROWS_MAX 16     /* rows in a claim where whole transcripts are read */
-#define LONG_MAX_CHARACTERS (256 << 20)
 
 enum backfill_state {
     BACKFILL_IDLE,      /* the timer is armed, unless it is stopped */
@@ -54,25 +53,6 @@ enum backfill_state {
     BACKFILL_LOADED,    /* its rows wait for another lane's order to be done */
     BACKFILL_EMBEDDING, /* an order is at the stage */
     BACKFILL_SETTLING,  /* the worker writes a window's vectors */
-};
-
-/* What the worker is to do, and what came of it. */
-struct backfill_job {
-    struct handoff_job job; /* first: a job is cast to this */
-    struct lane *lane;
-    struct write_batch window; /* of load: for settling */
-    struct backfill_claim *claims;
-    bool settle;
-    bool count;         /* the backlog, besides */
-    size_t claim_limit; /* 0: none */
-    uint64_t lease_ms;
-
-    int result;
-    struct pg_error error;
-    bool counted;
-    uint64_t backlog;
-    uint64_t count_ms;
-    struct pgwriter_found found;
 };
 
 struct lane {
@@ -122,48 +102,6 @@ static void worker_stop(void *owner, void *state)
 {
     (void)owner;
     pgwriter_free(state);
-}
-
-static int run_claim(struct pgwriter *w, struct backfill_job *job)
-{
-    struct backfill *b = job->lane->backfill;
-    bool whole = b->source != SOURCE_SUMMARY;
-
-    return backfill_pg_claim(w, job->claim_limit, job->lease_ms,
-                             whole ? LONG_MAX_CHARACTERS : EMBEDDING_TEXT_MAX_BYTES,
-                             &job->lane->load, &job->error);
-}
-
-static void run_job(struct pgwriter *w, struct backfill_job *job)
-{
-    uint64_t started = uv_hrtime();
-
-    if (job->settle) {
-        job->result = backfill_pg_settle(w, &job->window, job->claims, &job->error);
-        return;
-    }
-    if (job->count) {
-        if (backfill_pg_count(w, &job->backlog, &job->error) != 0)
-            return;
-        job->counted = true;
-        job->count_ms = (uv_hrtime() - started) / 1000000;
-    }
-    job->result = job->claim_limit > 0 ? run_claim(w, job) : 0;
-}
-
-static void worker_run(void *state, struct handoff_job *handoff_job)
-{
-    struct backfill_job *job = (struct backfill_job *)handoff_job;
-    struct pgwriter *w = state;
-
-    job->result = -1;
-    job->counted = false;
-    if (w == NULL) {
-        pg_error_no_memory(&job->error);
-        return;
-    }
-    run_job(w, job);
-    job->found = pgwriter_found(w);
 }
 
 /* The rounds */
@@ -219,7 +157,8 @@ static void wake_another(struct backfill *b)
 static void submit(struct lane *lane, enum backfill_state state)
 {
     lane->state = state;
-    lane->job.lane = lane;
+    lane->job.load = &lane->load;
+    lane->job.whole = lane->backfill->source != SOURCE_SUMMARY;
     lane->job.settle = state == BACKFILL_SETTLING;
     handoff_submit(lane->backfill->pool, &lane->job.job);
 }
@@ -398,7 +337,7 @@ static void note_storage(struct backfill *b, const struct pgwriter_found *found)
 static void on_job_done(void *owner, struct handoff_job *handoff_job)
 {
     struct backfill *b = owner;
-    struct lane *lane = ((struct backfill_job *)handoff_job)->lane;
+    struct lane *lane = (struct lane *)((char *)handoff_job - offsetof(struct lane, job.job));
 
     if (b->closing) {
         embedding_set_done(&lane->set);
@@ -486,7 +425,8 @@ int backfill_start(uv_loop_t *loop, const struct config *config,
                    const struct pgwriter_config *writer, struct embedding_stage *stage,
                    struct backfill **ret)
 {
-    static const struct handoff_ops ops = {worker_start, worker_stop, worker_run, on_job_done};
+    static const struct handoff_ops ops = {worker_start, worker_stop, backfill_job_run,
+                                           on_job_done};
     unsigned orders = orders_of(config, writer);
     struct backfill *b = calloc(1, sizeof *b + (orders + 1) * sizeof b->lanes[0]);
     int rc;

@@ -1,0 +1,46 @@
+/* What the backfill's worker does with a job: a few queries over the connection that it owns, and a
+ * clock on the count, which is made more seldom where it takes long. Runs on the worker; owns
+ * nothing. */
+#include "daemon/backfill_job.h"
+
+#include <uv.h>
+
+#include "daemon/embedding_text.h"
+
+#define LONG_MAX_CHARACTERS (256 << 20)
+
+static void run(struct pgwriter *w, struct backfill_job *job)
+{
+    uint64_t started = uv_hrtime();
+
+    if (job->settle) {
+        job->result = backfill_pg_settle(w, &job->window, job->claims, &job->error);
+        return;
+    }
+    if (job->count) {
+        if (backfill_pg_count(w, &job->backlog, &job->error) != 0)
+            return;
+        job->counted = true;
+        job->count_ms = (uv_hrtime() - started) / 1000000;
+    }
+    job->result = 0;
+    if (job->claim_limit > 0)
+        job->result = backfill_pg_claim(w, job->claim_limit, job->lease_ms,
+                                        job->whole ? LONG_MAX_CHARACTERS : EMBEDDING_TEXT_MAX_BYTES,
+                                        job->load, &job->error);
+}
+
+void backfill_job_run(void *state, struct handoff_job *handoff_job)
+{
+    struct backfill_job *job = (struct backfill_job *)handoff_job;
+    struct pgwriter *w = state;
+
+    job->result = -1;
+    job->counted = false;
+    if (w == NULL) {
+        pg_error_no_memory(&job->error);
+        return;
+    }
+    run(w, job);
+    job->found = pgwriter_found(w);
+}
