@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "daemon/schema.h"
+
 /* How much better than its threshold a figure must be to count as well again. */
 #define MARGIN 0.1
 
@@ -78,6 +80,11 @@ static const struct rule rules[ALERT_COUNT] = {
                                 "mend what the text says; it is tried again every few seconds"},
     [ALERT_DATABASE_FSYNC_OFF] = {"database_fsync_off", UNIT_STATE, false, ALERT_WARNING,
                                   "database", NULL, "set fsync = on in postgresql.conf and reload"},
+    [ALERT_PGVECTOR_OLD] = {"pgvector_old", UNIT_STATE, false, ALERT_WARNING, "database.pgvector",
+                            NULL,
+                            "install pgvector " SCHEMA_PGVECTOR_MIN
+                            " or newer, ALTER EXTENSION vector UPDATE; then "
+                            "convstorectl migrate-vectors"},
     [ALERT_JOURNAL_FULL] = {"journal_full", UNIT_STATE, false, ALERT_CRITICAL, "journal.bytes",
                             NULL,
                             "let the database catch up, free the disk, or raise journal.max_bytes"},

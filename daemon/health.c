@@ -4,6 +4,7 @@
 
 #include "daemon/figures.h"
 #include "daemon/log.h"
+#include "daemon/schema.h"
 #include "daemon/server.h"
 
 #define INTERVAL_MS 1000
@@ -139,6 +140,9 @@ static void read_states(const struct config *config, const struct figures *figur
               batcher->last_error);
     set_state(&ret[ALERT_DATABASE_FSYNC_OFF], batcher->found.fsync_off,
               "the server runs with fsync=off: a crash there can lose committed rows");
+    set_state(&ret[ALERT_PGVECTOR_OLD], batcher->found.pgvector_old,
+              "pgvector is older than " SCHEMA_PGVECTOR_MIN
+              ": vectors are stored as real[], and search compares them one by one");
     set_state(&ret[ALERT_JOURNAL_FULL], figures->journal.full,
               "services get QUEUE_FULL until the database catches up");
     set_state(&ret[ALERT_JOURNAL_DAMAGED], figures->journal.damages > 0,

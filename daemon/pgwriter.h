@@ -104,6 +104,7 @@ struct pgwriter_found {
     int server_version;
     char pgvector_version[32]; /* "" without */
     char storage[16];          /* of vectors: "vector", "halfvec", "real" */
+    bool pgvector_old;         /* too old for vectors, which are wanted: they are real[] */
     bool vectors_movable;      /* they are not stored as wanted, and pgvector is there */
     bool fsync_off;
     uint32_t timeline; /* of the server's WAL: another one means that a standby was promoted */

@@ -91,6 +91,8 @@ static void note_vectors(struct pgwriter *w)
     memcpy(w->found.pgvector_version, w->vectors.pgvector_version,
            sizeof w->found.pgvector_version);
     memcpy(w->found.storage, w->vectors.storage, sizeof w->found.storage);
+    w->found.pgvector_old = w->vectors.pgvector_old && w->config->model.dimension > 0 &&
+                            strcmp(w->vectors.storage, w->config->model.storage) != 0;
     w->found.vectors_movable = w->vectors.movable && w->config->model.dimension > 0;
 }
 

@@ -154,9 +154,10 @@ int schema_ensure(PGconn *conn, bool auto_migrate, struct pg_error *err)
 
 /* Where the wanted column is missing, the one named embedding is the fallback. */
 static const char vectors_sql[] =
-    "SELECT c.storage, c.attname, c.oid, c.typarray, e.extversion, c.storage <> $1 AND"
-    " string_to_array(substring(e.extversion FROM '^[0-9]+\\.[0-9]+'), '.')::int[] >= ARRAY[0, 7]"
-    " FROM (SELECT 1) one LEFT JOIN pg_extension e ON e.extname = 'vector' LEFT JOIN"
+    "SELECT c.storage, c.attname, c.oid, c.typarray, e.extversion, c.storage <> $1 AND e.new,"
+    " NOT e.new FROM (SELECT 1) one LEFT JOIN (SELECT extversion, string_to_array(substring("
+    "  extversion FROM '^[0-9]+\\.[0-9]+'), '.')::int[] >= string_to_array('" SCHEMA_PGVECTOR_MIN
+    "', '.')::int[] AS new FROM pg_extension WHERE extname = 'vector') e ON true LEFT JOIN"
     " (SELECT CASE t.typname WHEN '_float4' THEN 'real' ELSE t.typname END AS storage, a.attname,"
     "  t.oid, t.typarray FROM pg_attribute a"
     "  JOIN pg_class c ON c.oid = a.attrelid AND c.relname = 'embeddings'"
@@ -179,6 +180,7 @@ int schema_vectors(PGconn *conn, const char *wanted, struct schema_vectors *ret,
     ret->array_type = (Oid)strtoul(PQgetvalue(result, 0, 3), NULL, 10);
     snprintf(ret->pgvector_version, sizeof ret->pgvector_version, "%s", PQgetvalue(result, 0, 4));
     ret->movable = strcmp(PQgetvalue(result, 0, 5), "t") == 0;
+    ret->pgvector_old = strcmp(PQgetvalue(result, 0, 6), "t") == 0;
     PQclear(result);
     return 0;
 }

@@ -10,6 +10,7 @@
 #include "daemon/pgwriter.h"
 
 #define SCHEMA_SERVER_VERSION_MIN 140000
+#define SCHEMA_PGVECTOR_MIN "0.7" /* has halfvec; the migrations say it too */
 
 /* The version that this program needs, and the SQL of each step to it (1 … SCHEMA_VERSION), for
  * those who apply it by hand. Each step runs in one transaction. */
@@ -38,7 +39,8 @@ struct schema_vectors {
     char column[32];      /* of convstore.embeddings */
     Oid type, array_type; /* of the column, and of an array of it */
     char pgvector_version[32];
-    bool movable; /* storage is not the wanted one, and pgvector is there: "migrate-vectors" */
+    bool pgvector_old; /* there, but older than SCHEMA_PGVECTOR_MIN */
+    bool movable;      /* storage is not the wanted one, and pgvector is there: "migrate-vectors" */
 };
 
 /* wanted: "vector", "halfvec" or "real". Where there is no such column, what is found instead is

@@ -1,5 +1,6 @@
-"""A proxy before PostgreSQL's Unix socket that can cut a connection at one exact moment: COMMIT has
-reached the server, which has committed, and its answer never comes back."""
+"""Proxies before PostgreSQL's Unix socket: one cuts a connection at one exact moment, when COMMIT has
+reached the server, which has committed, and its answer never comes back; one makes the server older
+than it is."""
 import pathlib
 import re
 import socket
@@ -9,18 +10,14 @@ COMMITTED = b"C\x00\x00\x00\x0bCOMMIT\x00"  # CommandComplete with the tag COMMI
 SOCKET = ".s.PGSQL.5432"
 
 
-class CommitCutter:
-    """Listens in `directory`. While `cutting` it withholds every second answer to a COMMIT on, and
-    closes that connection on both sides; `cuts` counts them."""
+class Proxy:
+    """Listens in `directory`. edit() may change what the server says."""
 
     def __init__(self, directory, postgres):
         self.directory = pathlib.Path(directory)
         self.directory.mkdir()
         self.server_path = re.search(r"host=(\S+)", postgres.conninfo)[1] + "/" + SOCKET
         self.conninfo = f"host={self.directory} dbname=postgres user=postgres"
-        self.cutting = False
-        self.cuts = self.commits = 0
-        self.lock = threading.Lock()
         self.listener = socket.socket(socket.AF_UNIX)
         self.listener.bind(str(self.directory / SOCKET))
         self.listener.listen(64)
@@ -62,6 +59,33 @@ class CommitCutter:
             pass
         self._end(client, server)
 
+    def edit(self, data):
+        """What the client gets of one read, and whether the connection ends with it."""
+        return data, False
+
+    def _answers(self, client, server):
+        end = False
+        try:
+            while not end and (data := server.recv(1 << 16)):
+                data, end = self.edit(data)
+                client.sendall(data)
+        except OSError:
+            pass
+        self._end(client, server)
+        client.close()
+        server.close()
+
+
+class CommitCutter(Proxy):
+    """While `cutting` it withholds every second answer to a COMMIT on, and closes that connection on
+    both sides; `cuts` counts them."""
+
+    def __init__(self, directory, postgres):
+        self.cutting = False
+        self.cuts = self.commits = 0
+        self.lock = threading.Lock()
+        super().__init__(directory, postgres)
+
     def _wants_cut(self):
         with self.lock:
             self.commits += 1
@@ -70,17 +94,15 @@ class CommitCutter:
             self.cuts += 1
             return True
 
-    def _answers(self, client, server):
+    def edit(self, data):
         """An answer that is torn over two reads would slip through uncut: that costs a cut only."""
-        try:
-            while data := server.recv(1 << 16):
-                at = data.find(COMMITTED)
-                if at >= 0 and self._wants_cut():
-                    client.sendall(data[:at])
-                    break
-                client.sendall(data)
-        except OSError:
-            pass
-        self._end(client, server)
-        client.close()
-        server.close()
+        at = data.find(COMMITTED)
+        cut = at >= 0 and self._wants_cut()
+        return (data[:at] if cut else data), cut
+
+
+class OldServer(Proxy):
+    """Says that the server is PostgreSQL 13."""
+
+    def edit(self, data):
+        return re.sub(rb"server_version\x00\d\d", b"server_version\x0013", data), False
