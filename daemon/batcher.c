@@ -309,6 +309,11 @@ uint64_t batcher_without_vector(const struct batcher *b)
     return b->without_vector;
 }
 
+bool batcher_is_writing(const struct batcher *b)
+{
+    return b->writing > 0;
+}
+
 struct batcher_status batcher_status(const struct batcher *b)
 {
     struct batcher_status status = {.queued = b->backlog.count,

@@ -78,6 +78,9 @@ void batcher_set_pace(struct batcher *b, uint64_t rows_per_second);
 /* Conversations and bytes that it holds, waiting or in batches. */
 void batcher_load(const struct batcher *b, size_t *ret_count, size_t *ret_bytes);
 
+/* Whether a write worker is at work, maybe on a connection that hangs. */
+bool batcher_is_writing(const struct batcher *b);
+
 struct batcher_status batcher_status(const struct batcher *b);
 
 /* Rows that went into embedding_backlog, since the start. */

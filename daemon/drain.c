@@ -74,12 +74,12 @@ static bool is_idle(struct server *server)
 {
     bool asked = queries_are_busy(server->queries) || queries_are_busy(server->reads.queries);
     bool quiet = (server->backfill == NULL || backfill_stop(server->backfill)) &&
-                 embedding_stage_stop(server->embedding);
+                 embedding_stage_stop(server->embedding) && !batcher_is_writing(server->batcher);
 
     if (reads_stop(&server->reads) && quiet && !asked)
         return true;
     if (!asked && server->drain.idle_polls++ >= IDLE_POLLS_MAX)
-        leave(server, "drained; an embedder or the backfill's connection hangs");
+        leave(server, "drained; an embedder or a connection to the database hangs");
     uv_timer_start(&server->drain.end_timer, on_drained, IDLE_POLL_MS, 0);
     return false;
 }

@@ -1,9 +1,9 @@
 -- For a site where the daemon's role may not make tables. Read it, put your names in, and run it as
 -- the database's owner after the migrations, with database.auto_migrate = false.
 --
--- Who may CREATE EXTENSION vector: a superuser; or, since pgvector's control file calls it trusted,
--- any role with CREATE on the database. Without it vectors are stored as real[], and search compares
--- them one by one.
+-- Who may CREATE EXTENSION vector: a superuser; or any role with CREATE on the database where
+-- pgvector's control file calls it trusted (SELECT trusted FROM pg_available_extension_versions WHERE
+-- name = 'vector'). Without it vectors are stored as real[], and search compares them one by one.
 --
 -- CREATE EXTENSION vector;
 -- CREATE ROLE convstore LOGIN;

@@ -62,22 +62,6 @@ class Database(Scenario):
         self.assertIn("info database.up", d.log())
         self.assertLess(d.log().count("database.down"), 3, "said once, not at every try")
 
-    def test_known_before_anything_is_stored(self):
-        """Goal of this test: log, stats and alerts tell of the database, down and then up, while no
-        service has stored anything."""
-        pg = Postgres(self.directory / "pg")
-        self.addCleanup(pg.drop)
-        d = self.daemon(pg, embedding__provider="none")
-        stats = eventually(lambda: (s := d.stats())["alerts"] and s, 10, "the alert")
-        self.assertEqual((stats["database"]["state"], stats["health"]), ("down", "critical"))
-        self.assertIn("database_down", [a["name"] for a in stats["alerts"]])
-        pg.start()
-        stats = eventually(lambda: (s := d.stats())["database"]["state"] == "up" and s, 20, "up")
-        self.assertGreaterEqual(stats["database"]["server_version"], 140000)
-        self.assertEqual(stats["operations"]["batch_insert"]["count"], 0)
-        self.assertRegex(d.log(), r"info database\.up server_version=\d+ pgvector=\S+ fsync=off timeline=1")
-        eventually(lambda: "database_down" not in [a["name"] for a in d.stats()["alerts"]], 5, "its end")
-
     def check_restarts(self, end):
         pg = self.postgres()
         d = self.daemon(pg, batch__batch_timeout_ms=10, batch__flush_interval_ms=5)

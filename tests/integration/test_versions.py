@@ -1,7 +1,12 @@
 """Which server, encoding and pgvector the daemon takes, and what the tables are made of."""
+import contextlib
+import socket
+import time
 import unittest
 
-from harness import Scenario, conversation, eventually
+import psycopg2
+
+from harness import Postgres, Scenario, conversation, eventually, scaled
 from pg_proxy import OldServer
 
 STORED = {"wait": "stored"}
@@ -75,15 +80,62 @@ class Versions(Scenario):
         cursor.execute("delete from pg_extension where extname = 'vector'")
         eventually(lambda: "pgvector_old" not in alerts() and self.version == "", 10, "none")
 
+    def test_found_at_the_start(self):
+        """Goal of this test: with nothing stored yet stats and log tell the database: first that it is
+        down, and soon after it has started what it is; that is no write in the figures."""
+        pg = Postgres(self.directory / "pg")
+        self.addCleanup(pg.drop)
+        d = self.daemon(pg, embedding__provider="none")
+        eventually(lambda: d.stats()["database"]["state"] == "down", 10, "stats says down")
+        self.assertRegex(d.log(), r"warning database\.down error=")
+        eventually(lambda: "database_down" in [a["name"] for a in d.stats()["alerts"]], 5, "the alert")
+        pg.start()
+        stats = eventually(lambda: (s := d.stats())["database"]["state"] == "up" and s, 30, "up")
+        self.assertEqual(stats["database"]["server_version"],
+                         int(pg.value("select current_setting('server_version_num')")))
+        self.assertRegex(d.log(), r"info database\.up server_version=\d+ pgvector=\S+ fsync=off timeline=1")
+        self.assertEqual(stats["operations"]["batch_insert"]["count"], 0)
+        connections = ("select count(*) from pg_stat_activity where backend_type = 'client backend'"
+                       " and pid <> pg_backend_pid()")
+        self.assertEqual(pg.value(connections), 1)
+        time.sleep(1)
+        self.assertEqual(pg.value(connections), 1, "looked at once")
+
+    def test_an_end_while_the_first_connection_hangs(self):
+        """Goal of this test: a daemon with nothing to store does not wait for a database that never
+        answers when it is told to end."""
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            d = self.daemon(database__conninfo=f"host=127.0.0.1 port={silent.getsockname()[1]} user=x")
+            silent.settimeout(scaled(10))
+            connection, _ = silent.accept()
+            began = time.monotonic()
+            self.assertEqual(d.stop(), 0)
+            self.assertLess(time.monotonic() - began, scaled(6), "connect_timeout is 10 s")
+            connection.close()
+
     def test_who_may_create_the_extension(self):
-        """Goal of this test: schema --grants says who may CREATE EXTENSION vector, and pgvector's own
-        word bears that out."""
+        """Goal of this test: schema --grants says who may CREATE EXTENSION vector; a role that owns the
+        database may where it is trusted, and else may not, as it says."""
         pg = self.shared_postgres()
-        text = " ".join(self.daemon(pg).ctl("schema", "--grants").stdout.replace("--", "").split())
-        self.assertIn("Who may CREATE EXTENSION vector: a superuser; or, since pgvector's control file"
-                      " calls it trusted, any role with CREATE on the database.", text)
-        trusted = pg.sql("select trusted from pg_available_extension_versions where name = 'vector'")
-        self.assertNotIn((False,), trusted)
+        d = self.daemon(pg)
+        text = " ".join(d.ctl("schema", "--grants").stdout.replace("--", "").split())
+        self.assertIn("Who may CREATE EXTENSION vector: a superuser; or any role with CREATE on the database"
+                      " where pgvector's control file calls it trusted", text)
+        d.stop()
+        trusted = pg.value("select coalesce((select trusted from pg_available_extension_versions"
+                           " where name = 'vector' limit 1), false)")
+        pg.sql("create role owner_of_vectors")
+        pg.sql("create database owned owner owner_of_vectors")
+        with contextlib.closing(psycopg2.connect(pg.conninfo.replace("dbname=postgres", "dbname=owned"))) as c:
+            c.autocommit = True
+            cursor = c.cursor()
+            cursor.execute("set role owner_of_vectors")
+            try:
+                cursor.execute("create extension vector")
+            except psycopg2.Error:
+                self.assertFalse(trusted)
+            else:
+                self.assertTrue(trusted)
 
     def test_a_user_by_time(self):
         """Goal of this test: with thousands of rows a user's conversations are read by time from the
