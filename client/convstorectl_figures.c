@@ -79,6 +79,7 @@ static void read_database(struct figures *f)
     f->database.pgvector = text_of(database, "pgvector");
     f->database.server_version = count_of(database, "server_version");
     f->database.timeline = count_of(database, "timeline");
+    f->database.pace = count_of(database, "pace");
 }
 
 static void read_servers(struct figures *f, json_t *servers)

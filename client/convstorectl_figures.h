@@ -53,7 +53,7 @@ struct figures {
     } cache;
     struct {
         const char *state, *last_error, *pgvector;
-        int64_t server_version, timeline;
+        int64_t server_version, timeline, pace;
     } database;
     struct {
         const char *provider, *state, *last_error;

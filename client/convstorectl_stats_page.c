@@ -206,6 +206,8 @@ static void put_database(struct page *page, const struct figures *f)
               stats_page_server_version(buffer, f->database.server_version));
     put_field(&block, "pgvector", STYLE_PLAIN, f->database.pgvector);
     put_count(&block, "timeline", STYLE_PLAIN, f->database.timeline);
+    if (f->database.pace > 0)
+        put_rate(&block, "pace", (double)f->database.pace);
     end_block(&block, f->database.state, f->database.last_error);
 }
 

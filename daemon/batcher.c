@@ -321,6 +321,7 @@ struct batcher_status batcher_status(const struct batcher *b)
                                     .bytes = b->backlog.bytes + b->processing_bytes,
                                     .without_vector = b->without_vector,
                                     .batches = b->batch_count,
+                                    .rows_per_second = b->rows_per_second,
                                     .database = b->database,
                                     .last_error = b->last_error,
                                     .found = b->found};

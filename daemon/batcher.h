@@ -52,6 +52,7 @@ struct batcher_status {
     int64_t oldest_arrived_us; /* of both; 0: none */
     uint64_t without_vector;   /* rows written without one, since the start */
     unsigned batches;
+    uint64_t rows_per_second; /* the pace in force; 0: none */
     enum database_state database;
     const char *last_error; /* of the database; "" when all is well */
     struct pgwriter_found found;

@@ -172,6 +172,10 @@ static void write_database(FILE *out, const struct batcher_status *batcher)
     exposition_gauge(out, "convstore_database_timeline",
                      "Timeline of the server's WAL: a higher one is a promoted standby.",
                      batcher->found.timeline);
+    exposition_gauge(out, "convstore_database_pace_rows_per_second",
+                     "Rows a second that writers keep to while acknowledgements come first; 0: "
+                     "no limit.",
+                     (double)batcher->rows_per_second);
     exposition_counter(out, "convstore_rows_without_vector_total",
                        "Rows written without their vector, which goes into the backlog.",
                        (double)batcher->without_vector);

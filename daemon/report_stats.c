@@ -87,12 +87,13 @@ static void pack_cache(msgpack_packer *pk, const struct embedding_stage_stats *e
 static void pack_database(msgpack_packer *pk, const struct batcher_status *batcher)
 {
     pack_str(pk, "database");
-    msgpack_pack_map(pk, 5);
+    msgpack_pack_map(pk, 6);
     pack_text(pk, "state", database_state_name(batcher->database));
     pack_text(pk, "last_error", batcher->last_error);
     pack_number(pk, "server_version", (uint64_t)batcher->found.server_version);
     pack_text(pk, "pgvector", batcher->found.pgvector_version);
     pack_number(pk, "timeline", batcher->found.timeline);
+    pack_number(pk, "pace", batcher->rows_per_second);
 }
 
 static void pack_selftest(msgpack_packer *pk, const struct embedding_selftest *selftest)

@@ -238,6 +238,7 @@ class Convstorectl(Scenario):
         daemon = self.daemon(start=False)
         top = daemon.ctl("--help")
         self.assertEqual(top.returncode, 0)
+        self.assertIn("(default: 5; 30 for", top.stdout)
         commands = re.findall(r"^  ([a-z-]+) +[a-z]", top.stdout.split("\nOptions")[0], re.M)
         self.assertLessEqual({"store", "import", "stats", "ping", "flush"}, set(commands))
         for command in commands:

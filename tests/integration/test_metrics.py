@@ -68,7 +68,7 @@ class Metrics(Scenario):
         self.assertEqual(stats["completed"], 51)
         self.assertEqual(stats["rejected"], 1)
         for section, names in (("journal", ("bytes", "segments", "damages")),
-                               ("cache", ("entries",))):
+                               ("cache", ("entries",)), ("database", ("timeline",))):
             for name in names:
                 self.assertEqual(value(found, f"convstore_{section}_{name}"), stats[section][name])
         for section, names in (("journal", ("syncs",)), ("cache", ("hits", "misses")),
@@ -76,6 +76,8 @@ class Metrics(Scenario):
             for name in names:
                 self.assertEqual(value(found, f"convstore_{section}_{name}_total"),
                                  stats[section][name])
+        self.assertEqual((stats["database"]["pace"],
+                          value(found, "convstore_database_pace_rows_per_second")), (0, 0))
         self.assertEqual(value(found, "convstore_build_info", version=stats["version"]), 1)
         self.assertEqual(value(found, "convstore_database_state", state="up"), 1)
         self.assertEqual(value(found, "convstore_health", state=stats["health"]), 1)

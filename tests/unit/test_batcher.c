@@ -668,6 +668,7 @@ static void test_pace(void **state)
 
     (void)state;
     batcher_set_pace(f->batcher, 50);
+    assert_int_equal(batcher_status(f->batcher).rows_per_second, 50);
     push(f, 40);
     run_until_all(f);
     assert_in_range(uv_hrtime() - start, 500000000, 3000000000);

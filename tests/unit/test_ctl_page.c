@@ -81,7 +81,7 @@ static const char stats[] =
     "\"wait\"}],"
     "\"journal\": {\"bytes\": 34603008, \"segments\": 2, \"syncs\": 10, \"records_per_sync\": "
     "12.34},"
-    "\"database\": {\"state\": \"up\", \"server_version\": 150020},"
+    "\"database\": {\"state\": \"up\", \"server_version\": 150020, \"pace\": 15120},"
     "\"embedding\": {\"state\": \"ok\", \"provider\": \"ollama\", \"servers\": [{\"url\": "
     "\"http://e\","
     "\"state\": \"open\", \"requests\": 5, \"failures\": 3, \"last_error\": \"refused\"}]},"
@@ -112,6 +112,7 @@ static void test_page_of_stats(void **state)
     check_holds(&page, "\njournal      size                  33.0 MiB     disk free              "
                        "      -\n");
     check_holds(&page, "PostgreSQL               15.20\n");
+    check_holds(&page, "\n             pace                  15,120/s\n");
     check_holds(&page, "http://e  open, 5 requests, 3 failures\n");
     check_holds(&page, "last error: refused\n");
     check_holds(&page, "\nqueue        1 min     0.1/s       -       -");
@@ -133,6 +134,7 @@ static void test_page_of_nothing(void **state)
     stats_page(&page, &figures, NULL);
     check_holds(&page, "health unknown  up -  - connections");
     check_holds(&page, "state                        -");
+    assert_null(strstr(page.data, "pace"));
     page_done(&page);
     figures_done(&figures);
 }
