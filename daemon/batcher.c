@@ -21,8 +21,6 @@
 #include <stddef.h>
 #include <stdlib.h>
 
-#include "daemon/pgconn.h"
-
 /* Vectors that take no longer hold nothing up. */
 #define HURRY_AFTER_MS 50
 /* After one that did, crowded batches get only what the cache has, so long: what is asked for and
@@ -48,31 +46,12 @@ static unsigned writers_allowed(const struct batcher *b)
 
 /* Writing. */
 
-/* A worker that had no memory when it began. */
-static void batch_without_writer(struct batch *batch)
-{
-    struct write_batch *w = &batch->write;
-
-    w->outcome = WRITE_RETRY;
-    w->lost_in_flight = false;
-    strcpy(w->sqlstate, PG_NO_MEMORY);
-    strcpy(w->error, "out of memory");
-    for (size_t i = 0; i < w->count; i++)
-        w->rows[i].verdict = ROW_PENDING;
-    batch->found = (struct pgwriter_found){0};
-    batch->duration_ns = 0;
-}
-
 /* On a write worker. */
 static void run_write(void *state, struct handoff_job *job)
 {
     struct batch *batch = (struct batch *)job;
     uint64_t started = uv_hrtime();
 
-    if (state == NULL) {
-        batch_without_writer(batch);
-        return;
-    }
     pgwriter_write(state, &batch->write);
     batch->found = pgwriter_found(state);
     batch->duration_ns = uv_hrtime() - started;
@@ -354,24 +333,40 @@ static void *start_writer(void *owner, unsigned index)
 {
     struct batcher *b = owner;
 
-    (void)index;
-    return pgwriter_new(&b->config.writer);
+    return b->pgwriters[index];
 }
 
-static void stop_writer(void *owner, void *state)
+/* What the threads have is made before they start, so that a want of memory is told at once. */
+static int start_writers(struct batcher *b)
 {
-    (void)owner;
-    pgwriter_free(state);
+    static const struct handoff_ops ops = {
+        .thread_start = start_writer, .run = run_write, .done = on_written};
+    unsigned count = b->config.write_threads;
+    bool enough = true;
+
+    b->pgwriters = calloc(count, sizeof *b->pgwriters);
+    if (b->pgwriters == NULL)
+        return -ENOMEM;
+    for (unsigned i = 0; i < count; i++) {
+        b->pgwriters[i] = pgwriter_new(&b->config.writer);
+        enough = enough && b->pgwriters[i] != NULL;
+    }
+    return enough ? handoff_start(b->loop, "write", &ops, b, count, &b->writers) : -ENOMEM;
+}
+
+/* With its writers, whose threads have ended. */
+static void free_batcher(struct batcher *b)
+{
+    for (unsigned i = 0; b->pgwriters != NULL && i < b->config.write_threads; i++)
+        pgwriter_free(b->pgwriters[i]);
+    free(b->pgwriters);
+    free(b);
 }
 
 int batcher_start(uv_loop_t *loop, const struct batcher_config *config,
                   const struct batcher_callbacks *callbacks, void *owner,
                   struct embedding_stage *embedding, struct batcher **ret)
 {
-    static const struct handoff_ops ops = {.thread_start = start_writer,
-                                           .thread_stop = stop_writer,
-                                           .run = run_write,
-                                           .done = on_written};
     struct batcher *b = calloc(1, sizeof *b);
     int rc;
 
@@ -384,9 +379,9 @@ int batcher_start(uv_loop_t *loop, const struct batcher_config *config,
     b->embedding = embedding;
     b->source = embedding_source_of(config->writer.model.source);
     TAILQ_INIT(&b->batches);
-    rc = handoff_start(loop, "write", &ops, b, config->write_threads, &b->writers);
+    rc = start_writers(b);
     if (rc != 0) {
-        free(b);
+        free_batcher(b);
         return rc;
     }
     uv_timer_init(loop, &b->flush_timer);
@@ -419,7 +414,7 @@ static void on_handle_gone(struct batcher *b)
         return;
     if (b->on_closed != NULL)
         b->on_closed(b->owner);
-    free(b);
+    free_batcher(b);
 }
 
 static void on_timer_closed(uv_handle_t *handle)

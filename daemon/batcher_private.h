@@ -40,6 +40,7 @@ struct batcher {
     struct embedding_stage *embedding;
     enum embedding_source source;
     struct handoff *writers;
+    struct pgwriter **pgwriters; /* of the threads, in their order */
     uv_timer_t flush_timer;
     uv_timer_t retry_timer;
     unsigned open_handles;
