@@ -50,10 +50,13 @@ void pgwriter_free(struct pgwriter *w)
     free(w);
 }
 
+/* Of the last connection; only where one writer writes. */
+static struct pgwriter_found found;
+
 struct pgwriter_found pgwriter_found(const struct pgwriter *w)
 {
     (void)w;
-    return (struct pgwriter_found){.connected = true, .server_version = 150000};
+    return found;
 }
 
 static void store_all(struct write_batch *batch)
@@ -191,6 +194,18 @@ static void on_row(void *owner, struct conversation *c, enum row_verdict verdict
         uv_stop(&f->loop);
 }
 
+static char timelines_told[64]; /* each, a `+` where rows were settled with it */
+
+static void on_timeline(void *owner, uint32_t timeline, bool settled)
+{
+    size_t len = strlen(timelines_told);
+
+    (void)owner;
+    if (len < sizeof timelines_told / 2)
+        snprintf(timelines_told + len, sizeof timelines_told - len, "%u%s ", timeline,
+                 settled ? "+" : "");
+}
+
 static void on_write(void *owner, uint64_t duration_ns, enum write_outcome outcome)
 {
     (void)owner;
@@ -223,9 +238,11 @@ static struct batcher_config config_of(size_t batch_size, uint64_t batch_timeout
 static struct fixture *fixture_with(struct batcher_config config)
 {
     static const struct batcher_callbacks callbacks = {
-        .on_row = on_row, .on_write = on_write, .on_room = on_room};
+        .on_row = on_row, .on_write = on_write, .on_timeline = on_timeline, .on_room = on_room};
     struct fixture *f = calloc(1, sizeof *f);
 
+    found = (struct pgwriter_found){.connected = true, .server_version = 150000};
+    timelines_told[0] = '\0';
     seen_count = 0;
     most_writing = 0;
     script = NULL;
@@ -378,6 +395,33 @@ static void test_unreachable(void **state)
         assert_false(seen[i].isolate);
     assert_int_equal(batcher_status(f->batcher).database, DATABASE_UP);
     assert_string_equal(batcher_status(f->batcher).last_error, "");
+    fixture_end(f);
+}
+
+/* A standby is promoted: the connection to the old server breaks, and so does the next try. */
+static void promote(size_t number, struct write_batch *batch)
+{
+    found.connected = number == 0 || number == 3;
+    found.timeline = number == 3 ? 2 : 1; /* one that fails knows only the server before it */
+    if (found.connected)
+        store_all(batch);
+    else
+        batch->outcome = WRITE_UNREACHABLE;
+}
+
+/* Goal: a timeline is told of connections that were made, not of tries that failed. */
+static void test_timelines(void **state)
+{
+    struct batcher_config config = config_of(1, 0);
+    struct fixture *f;
+
+    (void)state;
+    config.write_threads = 1;
+    f = fixture_with(config);
+    script = promote;
+    push(f, 2);
+    run_until_all(f);
+    assert_string_equal(timelines_told, "0 1+ 2+ ");
     fixture_end(f);
 }
 
@@ -819,6 +863,7 @@ int main(void)
         cmocka_unit_test(test_at_most_so_many_at_once),
         cmocka_unit_test(test_one_until_the_first_answer),
         cmocka_unit_test(test_unreachable),
+        cmocka_unit_test(test_timelines),
         cmocka_unit_test(test_poison_row_goes_alone),
         cmocka_unit_test(test_suspect_twice_then_alone_then_dead),
         cmocka_unit_test(test_retry_that_is_a_rows_own_fault_ends),

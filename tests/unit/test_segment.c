@@ -8,8 +8,12 @@
 
 #include <errno.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include "daemon/segment.h"
+#include "daemon/segment_cursor.h"
+#include "daemon/sysio.h"
 
 static const struct segment_header sample = {
     .salt = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16},
@@ -134,13 +138,45 @@ static void test_record_short(void **state)
     assert_int_equal(record_check(&key, 8192, bytes, 64, 65536, &header), 0); /* zeros are none */
 }
 
+/* Goal of this test: a reading of little does not leave the window small for the next one. */
+static void test_window(void **state)
+{
+    enum { RECORDS = 4000, RECORD_BYTES = 64 };
+    struct segment_cursor cursor;
+    struct record_view view;
+    struct segment_key key;
+    uint8_t bytes[256];
+    unsigned found = 0;
+    int fd = memfd_create("segment", MFD_CLOEXEC);
+
+    (void)state;
+    assert_true(fd >= 0);
+    segment_key_init(&key, sample.salt);
+    for (uint64_t at = SEGMENT_DATA; at < SEGMENT_DATA + RECORDS * RECORD_BYTES;
+         at += RECORD_BYTES) {
+        assert_int_equal(make_record(&key, at, "what the user said", bytes), RECORD_BYTES);
+        assert_int_equal(pwrite(fd, bytes, RECORD_BYTES, (off_t)at), RECORD_BYTES);
+    }
+    segment_cursor_init(&cursor, sysio_real());
+    segment_cursor_start(&cursor, fd, &key, SEGMENT_DATA, SEGMENT_DATA + RECORD_BYTES);
+    assert_int_equal(segment_cursor_next(&cursor, &view), 1);
+    assert_int_equal(segment_cursor_next(&cursor, &view), 0);
+    assert_int_equal(cursor.capacity, RECORD_BYTES);
+    segment_cursor_start(&cursor, fd, &key, SEGMENT_DATA, SEGMENT_DATA + RECORDS * RECORD_BYTES);
+    while (segment_cursor_next(&cursor, &view) == 1)
+        found++;
+    assert_int_equal(found, RECORDS);
+    assert_int_equal(cursor.capacity, RECORDS * RECORD_BYTES);
+    segment_cursor_done(&cursor);
+    close(fd);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_header),
-        cmocka_unit_test(test_header_damage),
-        cmocka_unit_test(test_record),
-        cmocka_unit_test(test_record_short),
+        cmocka_unit_test(test_header), cmocka_unit_test(test_header_damage),
+        cmocka_unit_test(test_record), cmocka_unit_test(test_record_short),
+        cmocka_unit_test(test_window),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
