@@ -46,7 +46,7 @@ int pgconn_open(const char *conninfo, PGconn **ret, struct pgconn_settings *ret_
 bool pgconn_alive(PGconn *conn);
 
 /* One round trip outside pipeline mode; params are text, NULL for none. 0 with the last result
- * (PQclear is the caller's), or -1 with *err. */
+ * (PQclear is the caller's; ret NULL: nobody wants it), or -1 with *err. */
 int pgconn_query(PGconn *conn, const char *sql, int param_count, const char *const *params,
                  PGresult **ret, struct pg_error *err) __attribute__((warn_unused_result));
 

@@ -39,7 +39,10 @@ static int collect(PGconn *conn, PGresult **ret, struct pg_error *err)
         last = result;
     }
     if (!failed && last != NULL) {
-        *ret = last;
+        if (ret != NULL)
+            *ret = last;
+        else
+            PQclear(last);
         return 0;
     }
     if (!failed)

@@ -52,17 +52,6 @@ static const char delete_sql[] = "DELETE FROM convstore.dead_letters WHERE id = 
 static const char refuse_sql[] = "UPDATE convstore.dead_letters SET sqlstate = $2, reason = $3,"
                                  " dead_at = now() WHERE id = $1::int8";
 
-static int run(PGconn *conn, const char *sql, int count, const char *const *params,
-               struct pg_error *err)
-{
-    PGresult *result;
-
-    if (pgconn_query(conn, sql, count, params, &result, err) != 0)
-        return -1;
-    PQclear(result);
-    return 0;
-}
-
 int pgdead_count(PGconn *conn, uint64_t *ret, struct pg_error *err)
 {
     PGresult *result;
@@ -130,7 +119,7 @@ static int make_row(PGconn *conn, const char *id, const char *model_id, struct p
     PGresult *result;
     bool gone, there, same;
 
-    if (run(conn, insert_sql, 1, params, why) != 0 ||
+    if (pgconn_query(conn, insert_sql, 1, params, NULL, why) != 0 ||
         pgconn_query(conn, check_sql, 1, params, &result, why) != 0)
         return -1;
     gone = PQntuples(result) == 0;
@@ -147,9 +136,9 @@ static int make_row(PGconn *conn, const char *id, const char *model_id, struct p
         snprintf(why->sqlstate, sizeof why->sqlstate, "%s", there ? "REUSE" : "DROP");
         return 1;
     }
-    if (model_id != NULL && run(conn, backlog_sql, 2, params, why) != 0)
+    if (model_id != NULL && pgconn_query(conn, backlog_sql, 2, params, NULL, why) != 0)
         return -1;
-    return run(conn, delete_sql, 1, params, why);
+    return pgconn_query(conn, delete_sql, 1, params, NULL, why);
 }
 
 /* BEGIN, the row, COMMIT whose own answer counts. As make_row(). */
@@ -159,7 +148,7 @@ static int make_row_for_good(PGconn *conn, const char *id, const char *model_id,
     PGresult *result;
     int rc;
 
-    if (run(conn, "BEGIN", 0, NULL, why) != 0)
+    if (pgconn_query(conn, "BEGIN", 0, NULL, NULL, why) != 0)
         return -1;
     rc = make_row(conn, id, model_id, why);
     if (rc != 0)
@@ -192,7 +181,8 @@ static int refuse(PGconn *conn, struct pgdead_walk *walk, const char *id,
 {
     const char *params[] = {id, code_of(why), why->text};
 
-    if (run(conn, "ROLLBACK", 0, NULL, err) != 0 || run(conn, refuse_sql, 3, params, err) != 0)
+    if (pgconn_query(conn, "ROLLBACK", 0, NULL, NULL, err) != 0 ||
+        pgconn_query(conn, refuse_sql, 3, params, NULL, err) != 0)
         return -1;
     if (walk->refused < PGDEAD_REFUSED_MAX) {
         struct pgdead_refusal *r = &walk->refusals[walk->refused];

@@ -54,16 +54,6 @@ static int remove_all(PGconn *conn, const char *sql, const char *const params[4]
     return 0;
 }
 
-static int run(PGconn *conn, const char *sql, struct pg_error *err)
-{
-    PGresult *result;
-
-    if (pgconn_query(conn, sql, 0, NULL, &result, err) != 0)
-        return -1;
-    PQclear(result);
-    return 0;
-}
-
 static int ask_now(PGconn *conn, int64_t *ret_us, struct pg_error *err)
 {
     PGresult *result;
@@ -91,9 +81,10 @@ int pgforget(PGconn *conn, const char *user_id, const char *id, int64_t *until_u
         remove_all(conn, backlog_sql, params, &vectors, err) != 0 ||
         remove_all(conn, vectors_sql, params, &vectors, err) != 0)
         return -1;
-    if (run(conn, "BEGIN", err) != 0 || run(conn, lock_sql, err) != 0 ||
+    if (pgconn_query(conn, "BEGIN", 0, NULL, NULL, err) != 0 ||
+        pgconn_query(conn, lock_sql, 0, NULL, NULL, err) != 0 ||
         remove_all(conn, backlog_sql, params, &vectors, err) != 0 ||
         remove_all(conn, vectors_sql, params, &vectors, err) != 0)
         return -1;
-    return run(conn, "COMMIT", err);
+    return pgconn_query(conn, "COMMIT", 0, NULL, NULL, err);
 }

@@ -39,17 +39,6 @@ static void pause_ms(int ms)
     nanosleep(&(struct timespec){.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000L}, NULL);
 }
 
-/* Runs a statement whose result nobody reads. */
-static int run(PGconn *conn, const char *sql, struct pg_error *err)
-{
-    PGresult *result;
-
-    if (pgconn_query(conn, sql, 0, NULL, &result, err) != 0)
-        return -1;
-    PQclear(result);
-    return 0;
-}
-
 /* One number from a query that gives one. */
 static int query_int(PGconn *conn, const char *sql, int *ret, struct pg_error *err)
 {
@@ -104,12 +93,12 @@ static int take_lock(PGconn *conn, struct pg_error *err)
     for (int waited_ms = 0; waited_ms < LOCK_WAIT_MS; waited_ms += LOCK_POLL_MS) {
         int mine;
 
-        if (run(conn, "BEGIN", err) != 0 ||
+        if (pgconn_query(conn, "BEGIN", 0, NULL, NULL, err) != 0 ||
             query_int(conn, "SELECT pg_try_advisory_xact_lock(" LOCK_KEY ")::int", &mine, err) != 0)
             return -1;
         if (mine)
             return 0;
-        if (run(conn, "ROLLBACK", err) != 0)
+        if (pgconn_query(conn, "ROLLBACK", 0, NULL, NULL, err) != 0)
             return -1;
         pause_ms(LOCK_POLL_MS);
     }
@@ -125,9 +114,9 @@ static int migrate(PGconn *conn, struct pg_error *err)
     if (take_lock(conn, err) != 0 || read_version(conn, &version, err) != 0)
         return -1;
     for (int v = version + 1; v <= SCHEMA_VERSION; v++)
-        if (run(conn, schema_sql(v), err) != 0)
+        if (pgconn_query(conn, schema_sql(v), 0, NULL, NULL, err) != 0)
             return -1;
-    return run(conn, "COMMIT", err);
+    return pgconn_query(conn, "COMMIT", 0, NULL, NULL, err);
 }
 
 int schema_version(PGconn *conn, int *ret, struct pg_error *err)
