@@ -285,7 +285,7 @@ int backfill_pg_claim(struct pgwriter *w, size_t limit, uint64_t lease_ms, int32
 
     assert(limit > 0 && limit <= BACKFILL_ROWS_MAX && load->count == 0);
     if (c == NULL) {
-        pg_error_set(err, PG_FAULT_PASSING, "out of memory");
+        pg_error_no_memory(err);
         return -1;
     }
     c->load = load;
@@ -302,7 +302,7 @@ int backfill_pg_claim(struct pgwriter *w, size_t limit, uint64_t lease_ms, int32
     if (c->count > 0 && (read_texts(w, c, max_characters, err) != 0 || remove_gone(w, c, err) != 0))
         ret = -1;
     if (ret == 0 && c->no_memory && load->count == 0) {
-        pg_error_set(err, PG_FAULT_PASSING, "out of memory");
+        pg_error_no_memory(err);
         ret = -1;
     }
 done:

@@ -320,13 +320,16 @@ struct batcher_status batcher_status(const struct batcher *b)
 
 /* Start and end. */
 
-/* Where memory is short the first rows tell. */
+/* With the loop's first turn: services need not wait for it. Where memory is short the first rows
+ * tell. */
 static void look_at_database(struct batcher *b)
 {
     struct batch *batch = batch_cut(b, 0);
 
-    if (batch != NULL)
-        write_when_allowed(batch);
+    if (batch == NULL)
+        return;
+    batch->state = BATCH_PAUSED;
+    uv_timer_start(&b->retry_timer, on_retry_timer, 0, 0);
 }
 
 static void *start_writer(void *owner, unsigned index)

@@ -19,7 +19,7 @@
  * as journal.max_bytes and the disk allow. What lies beyond is the reserve. */
 static uint64_t bytes_ahead(const struct journal *j, int *ret_error)
 {
-    uint64_t usable = j->config.segment_bytes - SEGMENT_DATA - JOURNAL_TAIL_BYTES;
+    uint64_t usable = journal_usable_bytes(&j->config);
     uint64_t more, current = 0;
 
     *ret_error = -EDQUOT;
@@ -60,7 +60,7 @@ int journal_append(struct journal *j, struct conversation *c)
     int rc = admit(j, bytes);
 
     assert(c->seq == 0);
-    if (bytes > j->config.segment_bytes - SEGMENT_DATA - JOURNAL_TAIL_BYTES)
+    if (bytes > journal_usable_bytes(&j->config))
         return -EMSGSIZE;
     if (rc != 0)
         return rc;

@@ -16,6 +16,12 @@
 #define JOURNAL_TRIM_BYTES (2 * sizeof(struct record_header) - RECORD_ALIGN)
 #define JOURNAL_TAIL_BYTES (sizeof(struct record_header) + JOURNAL_TRIM_BYTES)
 
+/* For records, in a segment that is new. */
+static inline uint64_t journal_usable_bytes(const struct journal_config *config)
+{
+    return config->segment_bytes - SEGMENT_DATA - JOURNAL_TAIL_BYTES;
+}
+
 #define JOURNAL_RESERVE 2u             /* prepared segments for notes and moves, beyond max_bytes */
 #define JOURNAL_GROUP_BYTES (4u << 20) /* more waits for the next group */
 #define JOURNAL_NOTES_MAX 8192u        /* ranges of done numbers that wait to be noted */

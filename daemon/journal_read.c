@@ -151,6 +151,13 @@ static void abandon_move(struct journal *j)
     j->move_state = MOVE_NONE;
 }
 
+/* More than is worth copying; or a record from a time of larger segments, which none holds now. */
+static bool too_much_to_move(const struct journal *j)
+{
+    return j->move_bytes > (j->moving.count > 1 ? j->config.segment_bytes / MOVE_BYTES_PART
+                                                : journal_usable_bytes(&j->config));
+}
+
 static void move_read(struct journal *j, struct work_job *job)
 {
     struct ledger_segment *s = ledger_find(&j->ledger, job->index);
@@ -168,8 +175,7 @@ static void move_read(struct journal *j, struct work_job *job)
         }
     }
     j->move_offset = job->offset;
-    if (s == NULL ||
-        (j->moving.count > 1 && j->move_bytes > j->config.segment_bytes / MOVE_BYTES_PART)) {
+    if (s == NULL || too_much_to_move(j)) {
         abandon_move(j);
     } else if (j->move_offset >= s->end) {
         j->move_state = MOVE_APPENDING;

@@ -278,7 +278,7 @@ int pgread_search(PGconn *conn, struct pgread *read, struct pg_error *err)
     if (request->mode != SEARCH_TEXT) {
         params[P_VECTOR] = vector = vector_text(read->vector, read->model->dimension);
         if (vector == NULL) {
-            pg_error_set(err, PG_FAULT_PASSING, "out of memory");
+            pg_error_no_memory(err);
             return -1;
         }
     }

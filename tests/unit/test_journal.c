@@ -347,6 +347,43 @@ static void test_large_stuck_record_moves(void **state)
     stuck_record_moves(5000, 60, 10);
 }
 
+/* Goal of this test: a stuck record that no segment holds, since journal.segment_bytes was lowered,
+ * stays where it is; segments are not used up on it, and go when it is done. */
+static void test_stuck_record_of_a_larger_segment(void **state)
+{
+    struct journal_config large = small;
+
+    (void)state;
+    large.segment_bytes = 4 * SEGMENT_BYTES;
+    large.max_bytes = 16 * SEGMENT_BYTES;
+    begin(&large);
+    append(1, 2 * SEGMENT_BYTES);
+    append(60, 10);
+    world_settle(&w);
+    world_abandon(&w);
+    w.config.segment_bytes = SEGMENT_BYTES;
+    assert_int_equal(world_open(&w), 0);
+    world_room(&w, 100000);
+    world_settle(&w);
+    world_adopt(&w);
+    for (int round = 0; round < 20; round++) {
+        append(1, 10);
+        world_settle(&w);
+        for (uint32_t n = 2; n <= w.count; n++)
+            if (w.in_memory[n] != 0)
+                world_commit(&w, n);
+        w.disk->now_us += 2 * JOURNAL_SPARSE_US;
+        world_settle(&w);
+    }
+    assert_int_equal(w.journal->moved, 0);
+    assert_null(w.journal->moving.head);
+    assert_true(w.journal->ledger.count <= 3);
+    world_commit(&w, 1);
+    world_settle(&w);
+    assert_true(w.journal->ledger.count <= 1);
+    world_done(&w);
+}
+
 /* Goal of this test: verify says what is there, of a sound journal and of a damaged one, and
  * touches nothing. */
 static void test_verify(void **state)
@@ -563,6 +600,7 @@ int main(void)
         cmocka_unit_test(test_notes_shorten_the_replay),
         cmocka_unit_test(test_stuck_record_moves),
         cmocka_unit_test(test_large_stuck_record_moves),
+        cmocka_unit_test(test_stuck_record_of_a_larger_segment),
         cmocka_unit_test(test_verify),
         cmocka_unit_test(test_bad_configuration),
         cmocka_unit_test(test_real_threads),
