@@ -138,8 +138,7 @@ static void on_written(void *owner, struct handoff_job *job)
     b->writing--;
     if (batch->found.connected)
         b->found = batch->found;
-    if (rows > 0)
-        b->callbacks.on_write(b->owner, batch->duration_ns, batch->write.outcome);
+    b->callbacks.on_write(b->owner, rows, batch->duration_ns, batch->write.outcome);
     batch_settle(batch);
     settled = batch->write.count < rows;
     /* A connection that failed knows only the server before it. */

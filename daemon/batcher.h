@@ -36,8 +36,8 @@ const char *database_state_name(enum database_state state);
 struct batcher_callbacks {
     /* A conversation has come to its end: STORED, DUPLICATE or DEAD. Takes ownership. */
     void (*on_row)(void *owner, struct conversation *c, enum row_verdict verdict);
-    /* One try of a batch is over; before its on_row calls. */
-    void (*on_write)(void *owner, uint64_t duration_ns, enum write_outcome outcome);
+    /* One try of a batch is over; before its on_row calls. No rows: it only connected. */
+    void (*on_write)(void *owner, size_t rows, uint64_t duration_ns, enum write_outcome outcome);
     /* The same, after its on_row calls: the timeline of the server that the connection reached, and
      * whether rows came to their end in it. NULL where nobody asks. */
     void (*on_timeline)(void *owner, uint32_t timeline, bool settled);

@@ -224,11 +224,12 @@ static void on_row(void *owner, struct conversation *c, enum row_verdict verdict
     server_settle(server, seq, verdict);
 }
 
-static void on_write(void *owner, uint64_t duration_ns, enum write_outcome outcome)
+static void on_write(void *owner, size_t rows, uint64_t duration_ns, enum write_outcome outcome)
 {
     struct server *server = owner;
 
-    stats_record(&server->stats, OPERATION_BATCH_INSERT, duration_ns, outcome == WRITE_DONE);
+    if (rows > 0)
+        stats_record(&server->stats, OPERATION_BATCH_INSERT, duration_ns, outcome == WRITE_DONE);
     drain_on_write(server, duration_ns, outcome);
 }
 

@@ -88,6 +88,18 @@ class Drain(Scenario):
             importer.client.close()
         self.assertFalse(d.socket.exists() or d.control_socket.exists(), "sockets are left behind")
 
+    def test_a_database_that_was_never_there(self):
+        """Goal of this test: SIGTERM right after a start, with work from before and no database: the
+        daemon sees that it is down, and ends long before its deadline."""
+        d = self.daemon(database__conninfo=f"host={self.directory}/nowhere")
+        with d.client() as client:
+            for n in range(3):
+                client.request("store", conversation(transcript=f"before {n}"))
+        d.kill()
+        d.start()
+        self.assertEqual(d.stop(), 0)
+        self.assertRegex(d.log(), r'info server\.end reason="database down" left_in_journal=3 ')
+
     def test_sigterm_in_mid_import(self):
         """Goal of this test: SIGTERM under four pipelining clients: exit status 0, and every
         conversation that was acked is a row."""

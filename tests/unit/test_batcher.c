@@ -206,9 +206,10 @@ static void on_timeline(void *owner, uint32_t timeline, bool settled)
                  settled ? "+" : "");
 }
 
-static void on_write(void *owner, uint64_t duration_ns, enum write_outcome outcome)
+static void on_write(void *owner, size_t rows, uint64_t duration_ns, enum write_outcome outcome)
 {
     (void)owner;
+    (void)rows;
     (void)duration_ns;
     (void)outcome;
 }
