@@ -241,7 +241,6 @@ void journal_group_finished(struct journal *j)
         j->congested = false;
         j->on.on_uncongested(j->owner);
     }
-    journal_pump(j);
 }
 
 void journal_work_finished(struct journal *j, struct work_job *job)

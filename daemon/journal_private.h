@@ -129,6 +129,7 @@ int journal_new(const struct journal_config *config, const struct sysio *sys,
 /* journal.c */
 void journal_delete(struct journal *j);
 void journal_pump(struct journal *j); /* starts all work that is due; once an iteration */
+/* The next group leaves with the next pump, behind all that the same iteration reads. */
 void journal_group_finished(struct journal *j);
 void journal_work_finished(struct journal *j, struct work_job *job);
 bool journal_has_unwritten(const struct journal *j);
