@@ -9,7 +9,7 @@
 struct call;
 struct waiter;
 
-#define WAITER_BUCKETS 1024 /* a power of two */
+#define WAITER_BUCKETS 16384 /* a power of two */
 
 struct waiters {
     LIST_HEAD(, waiter) buckets[WAITER_BUCKETS];
