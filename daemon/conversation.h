@@ -37,7 +37,7 @@ struct packed_conversation {
 
 struct conversation {
     struct conversation *next;        /* in whatever list its owner keeps */
-    LIST_ENTRY(conversation) waiting; /* the loop's, see waiting.h */
+    LIST_ENTRY(conversation) pending; /* the loop's, see pending.h */
     uint64_t seq;                     /* the journal's number for it; 0 before it has one */
     uint64_t read_ns;                 /* uv_hrtime() when its message came; 0 after a replay */
     struct call *call;                /* the request that waits for it, or NULL */

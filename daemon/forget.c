@@ -257,8 +257,8 @@ static size_t count_in_memory(const struct server *server, const struct forgotte
     const struct conversation *c;
     size_t count = 0;
 
-    for (size_t i = 0; i < WAITING_BUCKETS; i++)
-        LIST_FOREACH(c, &server->waiting.buckets[i], waiting)
+    for (size_t i = 0; i < PENDING_BUCKETS; i++)
+        LIST_FOREACH(c, &server->pending.buckets[i], pending)
     count += forgotten_matches(entry, c);
     return count;
 }

@@ -312,7 +312,7 @@ static bool answer_queued(struct read *read)
     struct batcher_status status = batcher_status(server->batcher);
     const struct read_request *request = &read->request;
     struct slice user_id = {request->user_id, strlen(request->user_id)};
-    const struct conversation *c = waiting_find(&server->waiting, user_id, request->id);
+    const struct conversation *c = pending_find(&server->pending, user_id, request->id);
     msgpack_packer pk;
 
     if (c == NULL)

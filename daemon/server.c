@@ -128,7 +128,7 @@ static void on_ready(void *owner, struct conversation *c)
 
     if (forget_takes(server, c))
         return;
-    waiting_add(&server->waiting, c);
+    pending_add(&server->pending, c);
     batcher_push(server->batcher, c);
 }
 
@@ -219,7 +219,7 @@ static void on_row(void *owner, struct conversation *c, enum row_verdict verdict
     if (verdict == ROW_DEAD)
         dead_letters_on_dead(server);
     forget_on_settled(server, c);
-    waiting_remove(c);
+    pending_remove(c);
     conversation_free(c);
     server_settle(server, seq, verdict);
 }

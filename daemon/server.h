@@ -16,13 +16,13 @@
 #include "daemon/forget.h"
 #include "daemon/health.h"
 #include "daemon/notify.h"
+#include "daemon/pending.h"
 #include "daemon/precedence.h"
 #include "daemon/read.h"
 #include "daemon/reload.h"
 #include "daemon/session.h"
 #include "daemon/stats.h"
 #include "daemon/waiters.h"
-#include "daemon/waiting.h"
 #include "proto/json.h"
 
 struct backfill;
@@ -63,7 +63,7 @@ struct server {
     struct flush_list flushes;
     struct forgets forgets;
     struct waiters waiters;  /* calls that wait for rows */
-    struct waiting waiting;  /* conversations that the batcher holds */
+    struct pending pending;  /* conversations that the batcher holds */
     struct json_buffer json; /* metadata of the message that is being read */
     struct drain drain;
     struct notify notify;

@@ -6,9 +6,9 @@
 #include <stdlib.h>
 #include <cmocka.h>
 
-#include "daemon/waiting.h"
+#include "daemon/pending.h"
 
-static struct waiting waiting;
+static struct pending pending;
 
 static struct slice text(const char *s)
 {
@@ -34,19 +34,19 @@ static void a_user_and_an_id_find_it(void **state)
     for (int i = 0; i < 1000; i++) {
         id[0] = (uint8_t)(i / 2), id[1] = (uint8_t)(i / 512);
         all[i] = make(i % 2 == 0 ? "ann" : "bob", id);
-        waiting_add(&waiting, all[i]);
+        pending_add(&pending, all[i]);
     }
     for (int i = 0; i < 1000; i++) {
         id[0] = (uint8_t)(i / 2), id[1] = (uint8_t)(i / 512);
-        assert_ptr_equal(waiting_find(&waiting, text(i % 2 == 0 ? "ann" : "bob"), id), all[i]);
-        assert_null(waiting_find(&waiting, text("an"), id));
-        assert_null(waiting_find(&waiting, text("anna"), id));
+        assert_ptr_equal(pending_find(&pending, text(i % 2 == 0 ? "ann" : "bob"), id), all[i]);
+        assert_null(pending_find(&pending, text("an"), id));
+        assert_null(pending_find(&pending, text("anna"), id));
     }
     for (int i = 0; i < 1000; i++) {
         id[0] = (uint8_t)(i / 2), id[1] = (uint8_t)(i / 512);
-        waiting_remove(all[i]);
+        pending_remove(all[i]);
         conversation_free(all[i]);
-        assert_null(waiting_find(&waiting, text(i % 2 == 0 ? "ann" : "bob"), id));
+        assert_null(pending_find(&pending, text(i % 2 == 0 ? "ann" : "bob"), id));
     }
 }
 
@@ -56,14 +56,14 @@ static void the_same_may_be_there_twice(void **state)
     struct conversation *first = make("ann", id), *second = make("ann", id);
 
     (void)state;
-    waiting_add(&waiting, first);
-    waiting_add(&waiting, second);
-    waiting_remove(second);
+    pending_add(&pending, first);
+    pending_add(&pending, second);
+    pending_remove(second);
     conversation_free(second);
-    assert_ptr_equal(waiting_find(&waiting, text("ann"), id), first);
-    waiting_remove(first);
+    assert_ptr_equal(pending_find(&pending, text("ann"), id), first);
+    pending_remove(first);
     conversation_free(first);
-    assert_null(waiting_find(&waiting, text("ann"), id));
+    assert_null(pending_find(&pending, text("ann"), id));
 }
 
 int main(void)

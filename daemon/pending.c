@@ -1,30 +1,30 @@
 /* A hash table of fixed size with intrusive chains. A user and an id may be there more than once:
  * a client sends again what still waits. */
-#include "daemon/waiting.h"
+#include "daemon/pending.h"
 
 #include <xxhash.h>
 
 static size_t bucket_of(const uint8_t id[16])
 {
-    return XXH3_64bits(id, 16) & (WAITING_BUCKETS - 1);
+    return XXH3_64bits(id, 16) & (PENDING_BUCKETS - 1);
 }
 
-void waiting_add(struct waiting *w, struct conversation *c)
+void pending_add(struct pending *p, struct conversation *c)
 {
-    LIST_INSERT_HEAD(&w->buckets[bucket_of(conversation_header(c)->id)], c, waiting);
+    LIST_INSERT_HEAD(&p->buckets[bucket_of(conversation_header(c)->id)], c, pending);
 }
 
-void waiting_remove(struct conversation *c)
+void pending_remove(struct conversation *c)
 {
-    LIST_REMOVE(c, waiting);
+    LIST_REMOVE(c, pending);
 }
 
-const struct conversation *waiting_find(const struct waiting *w, struct slice user_id,
+const struct conversation *pending_find(const struct pending *p, struct slice user_id,
                                         const uint8_t id[16])
 {
     const struct conversation *c;
 
-    LIST_FOREACH(c, &w->buckets[bucket_of(id)], waiting)
+    LIST_FOREACH(c, &p->buckets[bucket_of(id)], pending)
     {
         struct slice user = conversation_user_id(c);
 
