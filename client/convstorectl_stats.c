@@ -43,26 +43,13 @@ struct options {
 
 static int read_options(struct ctl *ctl, int argc, char **argv, struct options *o)
 {
-    enum { OPTION_WATCH = 256, OPTION_COLOR };
-    static const struct option own[] = {{"watch", required_argument, NULL, OPTION_WATCH},
-                                        {"color", required_argument, NULL, OPTION_COLOR},
-                                        {0}};
-    const char *color = NULL;
-    int option;
+    int status;
 
-    *o = (struct options){.watches = false};
-    while ((option = ctl_getopt(ctl, argc, argv, own)) != -1) {
-        if (option == OPTION_COLOR)
-            color = optarg;
-        else if (!watch_interval(optarg, &o->interval_s))
-            return ctl_usage(ctl, "--watch %s: must be %g to %d seconds", optarg,
-                             WATCH_INTERVAL_MIN_S, WATCH_INTERVAL_MAX_S);
-    }
+    *o = (struct options){.interval_s = 0};
+    status = watch_options(ctl, argc, argv, "watch", &o->interval_s, &o->colour);
     o->watches = o->interval_s > 0;
     o->json = ctl->json;
-    if (!terminal_colour(color, &o->colour))
-        return ctl_usage(ctl, "--color %s: must be auto, always or never", color);
-    return ctl_no_arguments(ctl, argc, argv);
+    return status;
 }
 
 static int write_json(const char *json)

@@ -156,25 +156,11 @@ static void on_event(struct top *top, enum watch_event event, char key)
 
 static int read_options(struct ctl *ctl, int argc, char **argv, struct top_view *view)
 {
-    enum { OPTION_INTERVAL = 256, OPTION_COLOR };
-    static const struct option own[] = {{"interval", required_argument, NULL, OPTION_INTERVAL},
-                                        {"color", required_argument, NULL, OPTION_COLOR},
-                                        {0}};
-    const char *color = NULL;
-    int option;
+    int status = watch_options(ctl, argc, argv, "interval", &view->interval_s, &view->colour);
 
-    while ((option = ctl_getopt(ctl, argc, argv, own)) != -1) {
-        if (option == OPTION_COLOR)
-            color = optarg;
-        else if (!watch_interval(optarg, &view->interval_s))
-            return ctl_usage(ctl, "--interval %s: must be %g to %d seconds", optarg,
-                             WATCH_INTERVAL_MIN_S, WATCH_INTERVAL_MAX_S);
-    }
-    if (!terminal_colour(color, &view->colour))
-        return ctl_usage(ctl, "--color %s: must be auto, always or never", color);
-    if (isatty(STDIN_FILENO) != 1 || isatty(STDOUT_FILENO) != 1)
+    if (status == CTL_OK && (isatty(STDIN_FILENO) != 1 || isatty(STDOUT_FILENO) != 1))
         return ctl_usage(ctl, "top needs a terminal; stats --watch does not");
-    return ctl_no_arguments(ctl, argc, argv);
+    return status;
 }
 
 int ctl_run_top(struct ctl *ctl, int argc, char **argv)

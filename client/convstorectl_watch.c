@@ -14,19 +14,44 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
+#include "client/convstorectl_terminal.h"
+
+#define INTERVAL_MIN_S 0.2
+#define INTERVAL_MAX_S 86400
 #define SAMPLE_TIMEOUT_MS 1000
 #define ESCAPE '\033'
 
-bool watch_interval(const char *text, double *ret_seconds)
+static bool parse_interval(const char *text, double *ret_seconds)
 {
     char *end;
     double seconds = strtod(text, &end);
 
-    if (end == text || *end != '\0' ||
-        !(seconds >= WATCH_INTERVAL_MIN_S && seconds <= WATCH_INTERVAL_MAX_S))
+    if (end == text || *end != '\0' || !(seconds >= INTERVAL_MIN_S && seconds <= INTERVAL_MAX_S))
         return false;
     *ret_seconds = seconds;
     return true;
+}
+
+int watch_options(struct ctl *ctl, int argc, char **argv, const char *name, double *ret_interval_s,
+                  bool *ret_colour)
+{
+    enum { OPTION_INTERVAL = 256, OPTION_COLOR };
+    const struct option own[] = {{name, required_argument, NULL, OPTION_INTERVAL},
+                                 {"color", required_argument, NULL, OPTION_COLOR},
+                                 {0}};
+    const char *color = NULL;
+    int option;
+
+    while ((option = ctl_getopt(ctl, argc, argv, own)) != -1) {
+        if (option == OPTION_COLOR)
+            color = optarg;
+        else if (!parse_interval(optarg, ret_interval_s))
+            return ctl_usage(ctl, "--%s %s: must be %g to %d seconds", name, optarg, INTERVAL_MIN_S,
+                             INTERVAL_MAX_S);
+    }
+    if (!terminal_colour(color, ret_colour))
+        return ctl_usage(ctl, "--color %s: must be auto, always or never", color);
+    return ctl_no_arguments(ctl, argc, argv);
 }
 
 static int take_signals(bool keys)

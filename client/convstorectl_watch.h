@@ -9,9 +9,6 @@
 #include "client/convstorectl.h"
 #include "client/convstorectl_figures.h"
 
-#define WATCH_INTERVAL_MIN_S 0.2
-#define WATCH_INTERVAL_MAX_S 86400
-
 struct watch {
     struct convstore *store;
     int signal_fd;
@@ -25,8 +22,11 @@ struct watch {
     char trouble[CONVSTORE_TEXT_SIZE]; /* why it is not reachable */
 };
 
-/* "2", "0.5": seconds between two samples; false where it is no number, or out of bounds. */
-bool watch_interval(const char *text, double *ret_seconds) __attribute__((warn_unused_result));
+/* Reads the options of a live display: --`name` SECONDS between two samples, and --color WHEN; no
+ * arguments may follow. The interval stays what it is where it is not given. CTL_OK, or an exit
+ * code when it has said why. */
+int watch_options(struct ctl *ctl, int argc, char **argv, const char *name, double *ret_interval_s,
+                  bool *ret_colour) __attribute__((warn_unused_result));
 
 /* From here on SIGINT, SIGTERM, SIGHUP, SIGWINCH, SIGTSTP (where keys is set) and SIGCONT are
  * events, and SIGPIPE is an error of write(2). CTL_OK, or an exit code when it has said why. */
