@@ -232,14 +232,6 @@ void embedding_cache_put(struct embedding_cache *c, struct embedding_key key, st
     c->stats.bytes += bytes;
 }
 
-void embedding_cache_remove(struct embedding_cache *c, struct embedding_key key)
-{
-    struct entry **at = find(c, key);
-
-    if (*at != NULL)
-        drop(c, at);
-}
-
 void embedding_cache_clear(struct embedding_cache *c)
 {
     while (c->oldest != NULL)

@@ -40,8 +40,7 @@ struct vector *embedding_cache_get(struct embedding_cache *c, struct embedding_k
  * Where memory is short it keeps nothing. */
 void embedding_cache_put(struct embedding_cache *c, struct embedding_key key, struct vector *v);
 
-/* Forgets a key, if it is there; forgets all. */
-void embedding_cache_remove(struct embedding_cache *c, struct embedding_key key);
+/* Forgets all. */
 void embedding_cache_clear(struct embedding_cache *c);
 
 /* Calls it for each vector, the least recently used first. */

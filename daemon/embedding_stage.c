@@ -385,11 +385,6 @@ bool embedding_stage_is_quiet(const struct embedding_stage *s)
     return uv_now(s->timer.loop) - s->live_ms >= QUIET_AFTER_MS;
 }
 
-size_t embedding_stage_pending(const struct embedding_stage *s)
-{
-    return flights_count(s->flights);
-}
-
 const char *embedding_state_name(enum embedding_state state)
 {
     switch (state) {

@@ -107,9 +107,6 @@ bool embedding_stage_is_ready(const struct embedding_stage *s);
 /* For a quarter of a second no order that is not patient has had to ask a server. */
 bool embedding_stage_is_quiet(const struct embedding_stage *s);
 
-/* For flush and drain: texts that are asked for and not answered. */
-size_t embedding_stage_pending(const struct embedding_stage *s);
-
 struct embedding_stage_stats {
     enum embedding_state state;
     char last_error[256]; /* "" while nothing failed; stays after it is over */

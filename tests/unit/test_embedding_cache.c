@@ -82,10 +82,7 @@ static void check_against_model(size_t max_entries, uint64_t max_bytes, size_t e
         uint64_t n = (uint64_t)rand() % (effective * 2 + 1);
         int kind = rand() % 10;
 
-        if (kind == 0) {
-            embedding_cache_remove(c, key_of(n));
-            model_take(&m, n);
-        } else if (kind < 4) {
+        if (kind < 4) {
             put(c, n, 4);
             model_use(&m, n, effective);
         } else {

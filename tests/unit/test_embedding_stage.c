@@ -15,6 +15,7 @@
 #include "daemon/embedding_flight.h"
 #include "daemon/embedding_provider.h"
 #include "daemon/embedding_stage.h"
+#include "daemon/embedding_stage_internal.h"
 
 #define DIMENSION 4
 
@@ -260,7 +261,7 @@ static void run_until(struct fixture *f, const int *flag)
 
 static void run_until_nothing_pends(struct fixture *f)
 {
-    while (embedding_stage_pending(f->stage) > 0)
+    while (flights_count(f->stage->flights) > 0)
         uv_run(&f->loop, UV_RUN_ONCE);
 }
 
@@ -346,7 +347,7 @@ static void test_cached_only(void **state)
         assert_null(cached.items[i].vector);
         assert_int_equal(cached.items[i].error, -EAGAIN);
     }
-    assert_int_equal(embedding_stage_pending(f.stage), 1);
+    assert_int_equal(flights_count(f.stage->flights), 1);
     assert_int_equal(stats_of(&f).shed, 0);
     fake_set(false, EMBED_DONE);
     run_until(&f, &two.done);
@@ -516,7 +517,7 @@ static void test_no_wait_for_a_server_that_is_down(void **state)
     assert_in_range((uv_hrtime() - started) / 1000000, 0, 5000);
     assert_int_equal(fake.requests, 1);
     assert_int_equal(stats_of(&f).endpoints->list[0].breaker.state, BREAKER_OPEN);
-    assert_int_equal(embedding_stage_pending(f.stage), 0);
+    assert_int_equal(flights_count(f.stage->flights), 0);
     /* One that can wait does, and is the probe. */
     fake_set(false, EMBED_DONE);
     wish_init(&two, &f, 1);
