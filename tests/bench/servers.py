@@ -6,6 +6,7 @@ what is left, whatever happened.
 """
 import ctypes
 import fcntl
+import json
 import os
 import pathlib
 import re
@@ -87,6 +88,14 @@ class Process:
                 self.process.wait()
         if self in Process.running:
             Process.running.remove(self)
+
+    def result(self):
+        """Of a convstore-bench --json that ends by itself."""
+        failed = self.process.wait(STOP_SECONDS)
+        said = self.log.read_text(errors="replace")
+        if failed:
+            raise Failed(f"{self.process.args[1]}: {said.strip()}")
+        return json.loads(said)["results"][0]
 
     def rss(self):
         pages = pathlib.Path(f"/proc/{self.pid}/statm").read_text().split()[1]

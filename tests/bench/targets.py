@@ -84,6 +84,7 @@ TARGETS = [
            ("beanstalkd 100", *RATE)),
     Target("rows/s, socket to row : one client's COPY", ("rows", *RATE), ("copy 1", *RATE),
            at_least=1),
+    ms("acks of others meanwhile, 100 a second: p99", "acks beside the rows", P99, 5),
     Target("rows/s : autocommit INSERT, 100 connections", ("rows", *RATE), ("insert 100", *RATE),
            at_least=2),
     Target("rows/s : Node, inline embed + INSERT, its embedder only hashes", ("rows", *RATE),
