@@ -38,10 +38,10 @@ static void look_at_writers(struct precedence *p, uint64_t in, uint64_t out, boo
         p->rest--;
     else
         p->overloaded = !overload ? 0 : faster ? 1 : p->overloaded + 1;
+    p->before = p->overloaded > 1 ? (p->before + in) / 2 : in;
     if (p->overloaded < OVERLOADED_LOOKS)
         return;
     p->overloaded = p->unpaid = 0;
-    p->before = in;
     p->paced = 1;
 }
 

@@ -16,7 +16,7 @@ struct precedence {
     uv_timer_t timer;
     uint64_t accepted, slow, written; /* at the last look, since the start */
     uint64_t rows;                    /* of the best look without a pace, forgotten slowly */
-    uint64_t before;                  /* what came in in the look before the pace */
+    uint64_t before;                  /* what came in in a look of the overload before the pace */
     unsigned overloaded;              /* looks on end */
     unsigned rest;   /* looks before the next pace, since the last one did not pay */
     unsigned paced;  /* looks since the pace began; 0: there is none */

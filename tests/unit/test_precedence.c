@@ -92,6 +92,18 @@ static void test_a_pace_that_does_not_pay_ends(void **state)
     assert_int_equal(15120, look(&l, 13500, 50, 14000));
 }
 
+/* Goal: one look in which much came in, just before the pace, is not what the pace is held to. */
+static void test_a_pace_is_held_to_more_than_one_look(void **state)
+{
+    struct load l = {.accepted = 0};
+
+    (void)state;
+    assert_int_equal(0, look(&l, 14000, 50, 14000));
+    assert_int_equal(15120, look(&l, 20000, 50, 14000));
+    for (int i = 0; i < 20; i++)
+        assert_int_equal(15120, look(&l, 20000, 5, 9000));
+}
+
 /* Goal: an arrival rate that writers can take is not paced for long after the database stood still
  * for a moment. */
 static void test_a_database_that_stood_still(void **state)
@@ -185,6 +197,7 @@ int main(void)
         cmocka_unit_test(test_writers_that_have_just_begun_are_not_paced),
         cmocka_unit_test(test_the_better_look_counts),
         cmocka_unit_test(test_an_open_loop_ends_the_trial),
+        cmocka_unit_test(test_a_pace_is_held_to_more_than_one_look),
         cmocka_unit_test(test_a_database_that_stood_still),
         cmocka_unit_test(test_once_a_minute_writers_show_what_they_can),
     };
