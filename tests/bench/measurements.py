@@ -119,7 +119,6 @@ class Measurements:
                 "model": targets.cpu_model(), "kernel": platform.release(),
                 "date": time.strftime("%Y-%m-%d"), "seconds": self.seconds, "sweep_seconds": self.sweep,
                 "rounds": self.rounds, "durability": self.durability,
-                "weighed": servers.can_weigh(),
                 "versions": versions, "postgresql_settings": self.postgres.settings()}
 
     def keep(self):

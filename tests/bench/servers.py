@@ -37,18 +37,6 @@ def environment(**more):
     return env
 
 
-def can_weigh():
-    enabled = pathlib.Path("/proc/sys/kernel/sched_autogroup_enabled")
-    return os.geteuid() == 0 and enabled.exists() and enabled.read_text().strip() == "1"
-
-
-def weigh(pid):
-    """For a server that acknowledges: the share of the processors that CPUWeight=300 in
-    convstored.service gives it, as its session's nice value, since nothing here runs under systemd."""
-    if can_weigh():
-        pathlib.Path(f"/proc/{pid}/autogroup").write_text("-5", encoding="ascii")
-
-
 def die_with_parent():
     """In the child: a benchmark that is killed leaves nothing running."""
     PR_SET_PDEATHSIG = 1
@@ -180,7 +168,6 @@ class Redis:
              "--dir", self.directory, "--appendonly", "yes", "--appendfsync", "always",
              "--save", "", "--auto-aof-rewrite-percentage", "0", "--maxclients", "20000",
              "--daemonize", "no"], place.data / "redis.log", place.peer_environment())
-        weigh(self.process.pid)
         self.process.wait_for(lambda: answers(self.socket))
         self.arguments = ["--target", "redis", "--socket", self.socket]
 
@@ -200,7 +187,6 @@ class Beanstalkd:
         self.process = Process(
             [place.peers["beanstalkd"], "-l", "127.0.0.1", "-p", self.port, "-b", self.directory,
              "-f", "0", "-z", 1 << 20], place.data / "beanstalkd.log", place.peer_environment())
-        weigh(self.process.pid)
         self.process.wait_for(lambda: answers(self.port))
         self.arguments = ["--target", "beanstalkd", "--port", self.port]
 
@@ -293,7 +279,6 @@ class Convstored:
         self.socket.unlink(missing_ok=True)
         started = time.monotonic()
         self.process = Process(words, place.data / "convstored.log")
-        weigh(self.process.pid)
         self.process.wait_for(lambda: answers(self.socket))
         self.start_s = time.monotonic() - started
         self.arguments = ["--socket", self.socket]

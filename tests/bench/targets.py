@@ -212,17 +212,12 @@ def aligned(rows):
                                for i, (cell, w) in enumerate(zip(row, widths))) for row in rows)
 
 
-def weight(about):
-    return ("convstored, Redis and beanstalkd have the unit's CPUWeight" if about["weighed"] else
-            "without the unit's CPUWeight")
-
-
 def table(about, verdicts, bench):
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
     lines = [f"{about['processors']} processors ({about['model']}), Linux {about['kernel']}; "
              f"{versions}; PostgreSQL's durability as it comes",
              f"runs of {about['seconds']:g} s, medians of {about['rounds']}; "
-             f"durability of convstored: {about['durability']}; {weight(about)}", "",
+             f"durability of convstored: {about['durability']}", "",
              aligned(run_rows(bench)), "", aligned(target_rows(verdicts, bench.partial))]
     lines.append(f"\nSweeps, profiles, reads and peers without a target: {about['sweep_seconds']:g} s")
     if not bench.full:
@@ -246,7 +241,7 @@ def markdown(results):
     hits = f"; hit rate of the embedding cache at most {percent(max(hit_rates))}" if hit_rates else ""
     lines = [f"Measured on {about['date']} with {about['processors']} processors ({about['model']}), "
              f"Linux {about['kernel']}, {versions}; runs of {about['seconds']:g} s, medians of "
-             f"{about['rounds']}; {weight(about)}; groups: {', '.join(results['groups'])}{hits}.", ""]
+             f"{about['rounds']}; groups: {', '.join(results['groups'])}{hits}.", ""]
     rows = target_rows(results["targets"], True)
     for i, row in enumerate(rows):
         lines.append("| " + " | ".join(row) + " |")

@@ -20,7 +20,7 @@ import targets  # noqa: E402
 
 SVG = "{http://www.w3.org/2000/svg}"
 ABOUT = {"processors": 2, "model": "a processor", "kernel": "6", "date": "2026-01-02", "seconds": 30,
-         "sweep_seconds": 6, "rounds": 3, "durability": "fsync", "weighed": True, "versions": {"postgresql": "15"}}
+         "sweep_seconds": 6, "rounds": 3, "durability": "fsync", "versions": {"postgresql": "15"}}
 
 
 def load_run():

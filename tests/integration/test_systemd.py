@@ -150,7 +150,6 @@ class Systemd(Scenario):
         with self.client() as client:
             client.request("store", conversation(), {"wait": "stored"})
         self.assertEqual((self.show("ActiveState"), self.pg.count()), ("active", 1))
-        self.assertEqual(self.show("CPUWeight"), "300")
         self.assertIn("Permission denied", self.ctl("ping", user="nobody"))
         self.assertIn("answered in", self.ctl("ping"))
         eventually(lambda: "nothing waits; database up" in self.systemctl("status", "convstored"), 5, "the status line")
