@@ -35,9 +35,7 @@ enum weight { WEIGHT_WORD = 3, WEIGHT_PAIR = 2, WEIGHT_TRIGRAM = 1 };
 
 struct features {
     int32_t sums[BUILTIN_DIMENSION];
-    uint64_t word;     /* hash of the letters so far; 0 between words */
     uint64_t previous; /* hash of the word before, 0 at the start */
-    uint64_t window;   /* the last three characters of the run, 21 bits each; 0 between runs */
 };
 
 /* The finaliser of MurmurHash3: every bit of the result depends on every bit given. */
@@ -57,45 +55,41 @@ static inline void add(struct features *f, uint64_t feature, int32_t weight)
     f->sums[bucket] += sign * weight;
 }
 
-static inline void end_word(struct features *f)
+static inline void add_word(struct features *f, uint64_t word)
 {
-    if (f->word == 0)
+    if (word == 0)
         return;
-    add(f, f->word ^ SEED_WORD, WEIGHT_WORD);
+    add(f, word ^ SEED_WORD, WEIGHT_WORD);
     if (f->previous != 0)
-        add(f, (f->previous * WORD_STEP + f->word) ^ SEED_PAIR, WEIGHT_PAIR);
-    f->previous = f->word;
-    f->word = 0;
+        add(f, (f->previous * WORD_STEP + word) ^ SEED_PAIR, WEIGHT_PAIR);
+    f->previous = word;
 }
 
-static inline void add_trigram(struct features *f, uint32_t letter)
+/* The letters up to the next separator: each is the middle of one trigram. */
+static inline void add_run(struct features *f, struct slice text, size_t *at, uint32_t letter)
 {
-    f->window = (f->window << 21 | letter) & 0x7fffffffffffffffu;
-    if (f->window >> 42 != 0) /* three characters are there */
-        add(f, f->window ^ SEED_TRIGRAM, WEIGHT_TRIGRAM);
-}
+    uint64_t before = BOUNDARY, word = 0;
 
-static void end_run(struct features *f)
-{
-    end_word(f);
-    if (f->window != 0)
-        add_trigram(f, BOUNDARY);
-    f->window = 0;
-}
+    while (letter != 0) {
+        uint32_t next = *at < text.len ? letters_next(text, at) : 0;
+        uint64_t after = next != 0 ? next : BOUNDARY;
+        bool alone = letter >= 0x3000 && letters_is_ideograph(letter);
 
-static inline void add_letter(struct features *f, uint32_t letter)
-{
-    bool alone = letter >= 0x3000 && letters_is_ideograph(letter);
-
-    if (alone)
-        end_word(f);
-    f->word = (f->word + letter) * WORD_STEP;
-    f->word ^= f->word >> 29;
-    if (alone)
-        end_word(f);
-    if (f->window == 0)
-        f->window = BOUNDARY;
-    add_trigram(f, letter);
+        if (alone) {
+            add_word(f, word);
+            word = 0;
+        }
+        word = (word + letter) * WORD_STEP;
+        word ^= word >> 29;
+        if (alone) {
+            add_word(f, word);
+            word = 0;
+        }
+        add(f, (before << 42 | (uint64_t)letter << 21 | after) ^ SEED_TRIGRAM, WEIGHT_TRIGRAM);
+        before = letter;
+        letter = next;
+    }
+    add_word(f, word);
 }
 
 static float magnitude(int64_t sum, int64_t total)
@@ -106,7 +100,7 @@ static float magnitude(int64_t sum, int64_t total)
 /* Nearly all sums are small, and so have few magnitudes. */
 static void normalise(const int32_t sums[], float ret[BUILTIN_DIMENSION])
 {
-    float small[SMALL_SUMS];
+    float small[2 * SMALL_SUMS + 1] = {0}; /* of -SMALL_SUMS to SMALL_SUMS */
     int64_t total = 0;
 
     for (size_t i = 0; i < BUILTIN_DIMENSION; i++)
@@ -116,13 +110,17 @@ static void normalise(const int32_t sums[], float ret[BUILTIN_DIMENSION])
         ret[0] = 1;
         return;
     }
-    for (int i = 0; i < SMALL_SUMS; i++)
-        small[i] = magnitude(i, total);
+    for (int i = 1; i <= SMALL_SUMS; i++) {
+        small[SMALL_SUMS + i] = magnitude(i, total);
+        small[SMALL_SUMS - i] = -small[SMALL_SUMS + i];
+    }
     for (size_t i = 0; i < BUILTIN_DIMENSION; i++) {
-        int64_t sum = labs(sums[i]);
-        float value = sum < SMALL_SUMS ? small[sum] : magnitude(sum, total);
+        int64_t sum = sums[i];
 
-        ret[i] = sums[i] < 0 ? -value : value;
+        if (labs(sum) <= SMALL_SUMS)
+            ret[i] = small[SMALL_SUMS + sum];
+        else
+            ret[i] = sum < 0 ? -magnitude(-sum, total) : magnitude(sum, total);
     }
 }
 
@@ -132,15 +130,8 @@ void embedding_builtin(struct slice text, float ret[BUILTIN_DIMENSION])
     size_t at = 0;
 
     memset(&f, 0, sizeof f);
-    while (at < text.len) {
-        uint32_t letter = letters_next(text, &at);
-
-        if (letter != 0)
-            add_letter(&f, letter);
-        else if (f.window != 0)
-            end_run(&f);
-    }
-    end_run(&f);
+    while (at < text.len)
+        add_run(&f, text, &at, letters_next(text, &at));
     normalise(f.sums, ret);
 }
 

@@ -8,6 +8,15 @@
 
 #include <stddef.h>
 
+#define ALPHABET                                                                                   \
+    'a', 'b', 'c', 'd', 'e', 'f', 'g', 'h', 'i', 'j', 'k', 'l', 'm', 'n', 'o', 'p', 'q', 'r', 's', \
+        't', 'u', 'v', 'w', 'x', 'y', 'z'
+
+/* A table, not comparisons: which byte is a letter cannot be foretold. */
+const uint8_t letters_ascii[0x80] = {
+    ['0'] = '0', '1', '2', '3', '4', '5', '6', '7', '8', '9', ['A'] = ALPHABET, ['a'] = ALPHABET,
+};
+
 /* The number of bytes that the sequence at data takes, with the code point; 0 where it is
  * malformed. The first byte is 0x80 or more. */
 static size_t decode(const unsigned char *data, size_t len, uint32_t *ret)

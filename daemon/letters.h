@@ -14,6 +14,9 @@ bool letters_is_ideograph(uint32_t letter);
 /* A text without any letter or digit. */
 bool letters_none(struct slice text);
 
+/* letters_next() of each byte below 0x80. */
+extern const uint8_t letters_ascii[0x80];
+
 /* letters_next() where the byte at *at is 0x80 or more. */
 uint32_t letters_next_beyond_ascii(struct slice text, size_t *at);
 
@@ -27,9 +30,7 @@ static inline uint32_t letters_next(struct slice text, size_t *at)
     if (c >= 0x80)
         return letters_next_beyond_ascii(text, at);
     (*at)++;
-    if ((c | 0x20) - 'a' < 26u)
-        return c | 0x20;
-    return c - '0' < 10u ? c : 0;
+    return letters_ascii[c];
 }
 
 #endif
