@@ -24,6 +24,19 @@ static struct embed_job *job_alloc(size_t count)
     return job;
 }
 
+/* Here and not on the worker: what the loop is to free it also allocates, or its free() would wait
+ * for a worker that has lost its processor in the middle of a malloc(). */
+static bool make_vectors(struct embed_job *job)
+{
+    for (size_t i = 0; i < job->request.count; i++) {
+        job->vectors[i] = vector_new(job->request.dimension);
+        if (job->vectors[i] == NULL)
+            return false;
+        job->inputs[i].values = job->vectors[i]->values;
+    }
+    return true;
+}
+
 int embed_job_new(struct flights *flights, size_t max_inputs, size_t max_bytes, const char *prefix,
                   uint32_t dimension, struct embed_job **ret)
 {
@@ -42,6 +55,11 @@ int embed_job_new(struct flights *flights, size_t max_inputs, size_t max_bytes, 
     for (size_t i = 0; i < job->request.count; i++) {
         job->inputs[i].text = (struct slice){job->flights[i]->text, job->flights[i]->text_len};
         job->request.suspect |= job->flights[i]->crashed;
+    }
+    if (!make_vectors(job)) {
+        flights_put_back(flights, job->flights, job->request.count);
+        embed_job_free(job);
+        return -ENOMEM;
     }
     if (job->request.count == 0) {
         embed_job_free(job);
@@ -73,17 +91,6 @@ void embed_job_free(struct embed_job *job)
     free(job);
 }
 
-static bool make_vectors(struct embed_job *job)
-{
-    for (size_t i = 0; i < job->request.count; i++) {
-        job->vectors[i] = vector_new(job->request.dimension);
-        if (job->vectors[i] == NULL)
-            return false;
-        job->inputs[i].values = job->vectors[i]->values;
-    }
-    return true;
-}
-
 void embed_worker_run(struct embed_worker *worker, struct embed_job *job)
 {
     struct embedder **embedder = &worker->embedders[job->endpoint];
@@ -97,7 +104,7 @@ void embed_worker_run(struct embed_worker *worker, struct embed_job *job)
         *embedder = worker->embedder_new(worker->config, worker->urls[job->endpoint]);
     if (*embedder != NULL && job->is_selftest) {
         embedding_selftest_run(*embedder, &job->request, &job->selftest);
-    } else if (*embedder != NULL && make_vectors(job)) {
+    } else if (*embedder != NULL) {
         embedder_run(*embedder, &job->request);
     } else {
         job->request.outcome = EMBED_TRANSIENT;

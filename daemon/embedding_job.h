@@ -20,7 +20,7 @@ struct embed_job {
     bool is_selftest; /* no flights: this instead */
     struct embedding_selftest selftest;
     struct flight **flights; /* request.count of them, and as many vectors */
-    struct vector **vectors; /* made on the worker; each counts where its input's error is 0 */
+    struct vector **vectors; /* each counts where its input's error is 0 */
     struct embed_input inputs[];
 };
 

@@ -1,30 +1,39 @@
-/* Two queues under one mutex: submitted jobs, which threads take, and done jobs, which the loop
- * takes.
+/* Two stacks of jobs, submitted and done, that one side pushes to and the other takes whole.
  *
- * The one hard thing: uv_async_send() coalesces, so that one callback may stand for many finished
- * jobs. The callback therefore takes the whole done queue each time. Invariant: in_flight is
- * touched by the loop only. */
+ * The one hard thing: a thread that has lost its processor, to a busy database for some
+ * milliseconds, must not hold up the loop, nor the acknowledgements with it. So the loop takes no
+ * lock that a thread may hold, and wakes nobody by a call that can wait: pthread_cond_signal() may,
+ * for threads that were woken before and are not through yet, and where uv_async_send() was
+ * interrupted the loop of libuv 1.44 spins until the sender goes on. A semaphore and an eventfd
+ * have no such wait.
+ *
+ * Invariants: there is a token for each job that is submitted and not taken, and when the handoff
+ * closes one more for each thread; in_flight is touched by the loop only. */
 #include "daemon/handoff.h"
 
 #include <assert.h>
 #include <errno.h>
 #include <pthread.h>
-#include <stdbool.h>
+#include <semaphore.h>
+#include <stdatomic.h>
+#include <stdint.h>
 #include <stdlib.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
 
-struct queue {
-    struct handoff_job *head, *tail;
-};
+/* The youngest job first. Anybody may push; since all are taken at once, a job that comes back to
+ * the same address between two steps of a push does no harm. */
+typedef _Atomic(struct handoff_job *) job_stack;
 
 struct handoff {
     struct handoff_ops ops;
     void *owner;
-    uv_async_t async;
-    pthread_mutex_t lock; /* guards submitted, done, stopping */
-    pthread_cond_t wake;
-    struct queue submitted;
-    struct queue done;
-    bool stopping;
+    job_stack submitted, done;
+    sem_t tokens;
+    pthread_mutex_t lock;      /* among the threads: guards taken */
+    struct handoff_job *taken; /* off submitted, the oldest first */
+    int done_fd;               /* an eventfd: something is done */
+    uv_poll_t poll;            /* of done_fd */
     unsigned in_flight;
     void (*on_closed)(void *owner);
     unsigned thread_count;
@@ -35,27 +44,28 @@ struct handoff {
     } threads[];
 };
 
-static void queue_push(struct queue *q, struct handoff_job *job)
+static void stack_push(job_stack *stack, struct handoff_job *job)
 {
-    job->next = NULL;
-    if (q->tail != NULL)
-        q->tail->next = job;
-    else
-        q->head = job;
-    q->tail = job;
+    job->next = atomic_load_explicit(stack, memory_order_relaxed);
+    while (!atomic_compare_exchange_weak_explicit(stack, &job->next, job, memory_order_release,
+                                                  memory_order_relaxed))
+        ;
 }
 
-static struct handoff_job *queue_pop(struct queue *q)
+/* All of it, the oldest first. */
+static struct handoff_job *stack_take(job_stack *stack)
 {
-    struct handoff_job *job = q->head;
+    struct handoff_job *job = atomic_exchange_explicit(stack, NULL, memory_order_acquire);
+    struct handoff_job *oldest = NULL;
 
-    if (job != NULL) {
-        q->head = job->next;
-        if (q->head == NULL)
-            q->tail = NULL;
-        job->next = NULL;
+    while (job != NULL) {
+        struct handoff_job *older = job->next;
+
+        job->next = oldest;
+        oldest = job;
+        job = older;
     }
-    return job;
+    return oldest;
 }
 
 /* Waits for a job; NULL when the handoff closes and nothing is left to do. */
@@ -63,11 +73,27 @@ static struct handoff_job *take_job(struct handoff *h)
 {
     struct handoff_job *job;
 
+    while (sem_wait(&h->tokens) != 0)
+        assert(errno == EINTR);
     pthread_mutex_lock(&h->lock);
-    while ((job = queue_pop(&h->submitted)) == NULL && !h->stopping)
-        pthread_cond_wait(&h->wake, &h->lock);
+    if (h->taken == NULL)
+        h->taken = stack_take(&h->submitted);
+    job = h->taken;
+    if (job != NULL)
+        h->taken = job->next;
     pthread_mutex_unlock(&h->lock);
     return job;
+}
+
+/* Each job wakes the loop, whether another one has or not: the thread of that one may be about to.
+ */
+static void give_back(struct handoff *h, struct handoff_job *job)
+{
+    static const uint64_t one = 1;
+
+    stack_push(&h->done, job);
+    while (write(h->done_fd, &one, sizeof one) < 0)
+        assert(errno == EINTR);
 }
 
 static void *thread_main(void *arg)
@@ -78,15 +104,8 @@ static void *thread_main(void *arg)
     struct handoff_job *job;
 
     while ((job = take_job(h)) != NULL) {
-        bool was_empty;
-
         h->ops.run(state, job);
-        pthread_mutex_lock(&h->lock);
-        was_empty = h->done.head == NULL;
-        queue_push(&h->done, job);
-        pthread_mutex_unlock(&h->lock);
-        if (was_empty) /* else a send is on its way that the callback has not served yet */
-            uv_async_send(&h->async);
+        give_back(h, job);
     }
     if (h->ops.thread_stop != NULL)
         h->ops.thread_stop(h->owner, state);
@@ -95,12 +114,8 @@ static void *thread_main(void *arg)
 
 static void drain_done(struct handoff *h)
 {
-    struct handoff_job *job;
+    struct handoff_job *job = stack_take(&h->done);
 
-    pthread_mutex_lock(&h->lock);
-    job = h->done.head;
-    h->done = (struct queue){NULL, NULL};
-    pthread_mutex_unlock(&h->lock);
     while (job != NULL) {
         struct handoff_job *next = job->next;
 
@@ -112,31 +127,52 @@ static void drain_done(struct handoff *h)
     }
 }
 
-static void on_async(uv_async_t *async)
+static void on_poll(uv_poll_t *poll, int status, int events)
 {
-    drain_done(async->data);
+    struct handoff *h = poll->data;
+    uint64_t count;
+
+    (void)status;
+    (void)events;
+    (void)!read(h->done_fd, &count, sizeof count); /* before the jobs, so that none is missed */
+    drain_done(h);
 }
 
-static void on_async_closed(uv_handle_t *handle)
+static void on_poll_closed(uv_handle_t *handle)
 {
     struct handoff *h = handle->data;
 
     if (h->on_closed != NULL)
         h->on_closed(h->owner);
-    pthread_cond_destroy(&h->wake);
+    close(h->done_fd);
     pthread_mutex_destroy(&h->lock);
+    sem_destroy(&h->tokens);
     free(h);
 }
 
 static void stop_threads(struct handoff *h)
 {
-    pthread_mutex_lock(&h->lock);
-    h->stopping = true;
-    pthread_cond_broadcast(&h->wake);
-    pthread_mutex_unlock(&h->lock);
+    for (unsigned i = 0; i < h->thread_count; i++)
+        sem_post(&h->tokens);
     for (unsigned i = 0; i < h->thread_count; i++)
         pthread_join(h->threads[i].id, NULL);
     h->thread_count = 0;
+}
+
+static int start_poll(struct handoff *h, uv_loop_t *loop)
+{
+    int rc;
+
+    h->done_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    if (h->done_fd < 0)
+        return -errno;
+    rc = uv_poll_init(loop, &h->poll, h->done_fd);
+    if (rc != 0) {
+        close(h->done_fd);
+        return rc;
+    }
+    h->poll.data = h;
+    return 0;
 }
 
 int handoff_start(uv_loop_t *loop, const char *name, const struct handoff_ops *ops, void *owner,
@@ -150,23 +186,25 @@ int handoff_start(uv_loop_t *loop, const char *name, const struct handoff_ops *o
         return -ENOMEM;
     h->ops = *ops;
     h->owner = owner;
-    rc = uv_async_init(loop, &h->async, on_async);
+    rc = start_poll(h, loop);
     if (rc != 0) {
         free(h);
         return rc;
     }
-    h->async.data = h;
+    sem_init(&h->tokens, 0, 0);
     pthread_mutex_init(&h->lock, NULL);
-    pthread_cond_init(&h->wake, NULL);
-    for (unsigned i = 0; i < threads; i++) {
+    rc = uv_poll_start(&h->poll, UV_READABLE, on_poll);
+    for (unsigned i = 0; rc == 0 && i < threads; i++) {
         h->threads[i] = (struct handoff_thread){.handoff = h, .index = i};
         rc = -pthread_create(&h->threads[i].id, NULL, thread_main, &h->threads[i]);
-        if (rc != 0) {
-            handoff_close(h, NULL);
-            return rc;
+        if (rc == 0) {
+            pthread_setname_np(h->threads[i].id, name);
+            h->thread_count++;
         }
-        pthread_setname_np(h->threads[i].id, name);
-        h->thread_count++;
+    }
+    if (rc != 0) {
+        handoff_close(h, NULL);
+        return rc;
     }
     *ret = h;
     return 0;
@@ -174,12 +212,10 @@ int handoff_start(uv_loop_t *loop, const char *name, const struct handoff_ops *o
 
 void handoff_submit(struct handoff *h, struct handoff_job *job)
 {
-    assert(!h->stopping);
+    assert(h->thread_count > 0); /* it does not close */
     h->in_flight++;
-    pthread_mutex_lock(&h->lock);
-    queue_push(&h->submitted, job);
-    pthread_mutex_unlock(&h->lock);
-    pthread_cond_signal(&h->wake); /* outside: the thread that wakes finds the lock free */
+    stack_push(&h->submitted, job);
+    sem_post(&h->tokens);
 }
 
 unsigned handoff_in_flight(const struct handoff *h)
@@ -192,5 +228,5 @@ void handoff_close(struct handoff *h, void (*on_closed)(void *owner))
     h->on_closed = on_closed;
     stop_threads(h);
     drain_done(h);
-    uv_close((uv_handle_t *)&h->async, on_async_closed);
+    uv_close((uv_handle_t *)&h->poll, on_poll_closed);
 }

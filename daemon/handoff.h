@@ -34,7 +34,7 @@ void handoff_submit(struct handoff *h, struct handoff_job *job);
 unsigned handoff_in_flight(const struct handoff *h);
 
 /* Lets the threads finish what was submitted, joins them (blocks the loop), runs the last done
- * callbacks, closes the async handle; on_closed (may be NULL) runs on the loop when the handle is
+ * callbacks, closes its handle; on_closed (may be NULL) runs on the loop when the handle is
  * gone and h is freed. Loop. */
 void handoff_close(struct handoff *h, void (*on_closed)(void *owner));
 
