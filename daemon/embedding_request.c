@@ -19,7 +19,6 @@
 
 #include "daemon/embedding_stage_internal.h"
 
-#define BUILTIN_THREADS_MAX 2 /* they compete with the loop for the processor */
 #define LATELY_MS 600000
 
 static void settle_flight(struct embedding_stage *s, struct flight *flight, struct vector *vector,
@@ -259,13 +258,21 @@ static void worker_run(void *state, struct handoff_job *job)
     embed_worker_run(state, (struct embed_job *)job);
 }
 
+/* The builtin embedder leaves the loop half of the processors. */
+static unsigned builtin_threads(void)
+{
+    unsigned processors = uv_available_parallelism();
+
+    return processors > 2 ? processors / 2 : 1;
+}
+
 int embedding_stage_start_pool(struct embedding_stage *s)
 {
     static const struct handoff_ops ops = {worker_start, worker_stop, worker_run, on_job_done};
     unsigned count = (unsigned)s->config->embedding.max_in_flight;
 
-    if (strcmp(s->model.provider, "builtin") == 0 && count > BUILTIN_THREADS_MAX)
-        count = BUILTIN_THREADS_MAX;
+    if (strcmp(s->model.provider, "builtin") == 0 && count > builtin_threads())
+        count = builtin_threads();
     s->workers = calloc(count, sizeof s->workers[0]);
     if (s->workers == NULL)
         return -ENOMEM;
