@@ -147,8 +147,6 @@ static void group_durable(struct journal *j)
     journal_moves_synced(j, group.moved);
     if (group.trim_point > 0)
         journal_trimmed(j, group.trim_point);
-    if (j->on.on_group != NULL && group.sync)
-        j->on.on_group(j->owner, j->group_records, group.end - group.offset, group.ns);
 }
 
 static void lose(struct journal *j, struct conversation *list)
@@ -237,6 +235,8 @@ void journal_group_finished(struct journal *j)
     j->group_bytes = 0;
     group_durable(j);
     j->group.conversations = j->group.moved = NULL;
+    if (j->on.on_group != NULL && j->group.sync)
+        j->on.on_group(j->owner, j->group_records, j->group.end - j->group.offset, j->group.ns);
     if (j->congested && j->forming_bytes <= j->config.max_unsynced_bytes) {
         j->congested = false;
         j->on.on_uncongested(j->owner);

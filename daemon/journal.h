@@ -43,7 +43,7 @@ struct journal_callbacks {
     void (*on_failed)(void *owner, int error, const char *text);
     /* journal_congested() has become false. */
     void (*on_uncongested)(void *owner);
-    /* One group was written and synced; NULL where nobody counts. */
+    /* One group was written and synced, behind its on_durable; NULL where nobody counts. */
     void (*on_group)(void *owner, unsigned records, uint64_t bytes, uint64_t ns);
 };
 
@@ -62,6 +62,10 @@ void journal_close(struct journal *j, void (*on_closed)(void *owner));
 /* Another max_bytes, max_unsynced_bytes and retain_ms from now on; the rest of config stays. A
  * journal beyond a lowered max_bytes drains. */
 void journal_reconfigure(struct journal *j, const struct journal_config *config);
+
+/* Whether the sync thread comes first on its processor from its next group on, where that is
+ * permitted: see rush.h. */
+void journal_come_first(struct journal *j, bool first);
 
 /* Appends; gives c->seq and takes ownership on 0. -EDQUOT: journal.max_bytes is reached; -ENOSPC:
  * the disk is full; both mean QUEUE_FULL, and c stays the caller's. -EMSGSIZE: no segment can hold

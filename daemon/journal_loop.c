@@ -8,6 +8,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,6 +26,8 @@ struct journal_loop {
     uv_check_t check;
     uv_timer_t timer;
     unsigned handles;
+    atomic_bool first;      /* the loop's wish for the sync thread */
+    struct latency latency; /* the sync thread's */
     void *owner;
     void (*on_closed)(void *owner);
 };
@@ -32,15 +35,16 @@ struct journal_loop {
 /* All services wait for this thread. */
 static void *start_sync_thread(void *owner, unsigned index)
 {
-    (void)owner;
     (void)index;
     latency_take_short_turns();
-    return NULL;
+    return owner;
 }
 
 static void run_group(void *state, struct handoff_job *job)
 {
-    (void)state;
+    struct journal_loop *l = state;
+
+    latency_set_first(&l->latency, atomic_load_explicit(&l->first, memory_order_relaxed));
     disk_group_run((struct group_job *)(void *)job);
 }
 
@@ -193,6 +197,13 @@ int journal_open(const struct journal_config *config, uv_loop_t *loop, const str
     log_start(j);
     *ret = j;
     return 0;
+}
+
+void journal_come_first(struct journal *j, bool first)
+{
+    struct journal_loop *l = j->loop;
+
+    atomic_store_explicit(&l->first, first, memory_order_relaxed);
 }
 
 static void run_group_here(void *context, struct group_job *job)

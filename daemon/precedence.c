@@ -11,6 +11,8 @@
 
 #include <inttypes.h>
 
+#include "daemon/journal.h"
+#include "daemon/latency.h"
 #include "daemon/log.h"
 #include "daemon/server.h"
 
@@ -70,6 +72,9 @@ static void on_look(uv_timer_t *timer)
         precedence_pace(&server->precedence, stats->accepted, stats->slow_acks, stats->written,
                         server->outstanding > server->config->batch.batch_size);
 
+    rush_look(&server->rush, stats->accepted, stats->groups, stats->written);
+    latency_set_first(&server->latency, server->rush.on);
+    journal_come_first(server->journal, server->rush.on);
     batcher_set_pace(server->batcher, pace);
     if (before != (pace > 0))
         log_debug("batch.pace rows_per_second=%" PRIu64, pace);

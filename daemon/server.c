@@ -63,6 +63,11 @@ static void on_sent(void *owner, uint64_t begun_ns, uint32_t count, uint64_t sen
     server_count_acks(owner, begun_ns, count, sent_ns);
 }
 
+static void on_flushed(void *owner)
+{
+    rush_rest(&((struct server *)owner)->rush);
+}
+
 /* What the journal's refusal means to a client. */
 static enum wire_code refuse(const struct server *server, int rc, struct wire_error *err)
 {
@@ -158,9 +163,14 @@ static void on_uncongested(void *owner)
 
 static void on_group(void *owner, unsigned records, uint64_t bytes, uint64_t ns)
 {
+    struct server *server = owner;
+
     (void)records;
     (void)bytes;
-    stats_record(&((struct server *)owner)->stats, OPERATION_JOURNAL_SYNC, ns, true);
+    if (server->state != SERVER_CLOSING)  /* then they are closed, or flushed at the end */
+        sessions_flush(server->sessions); /* its acks, before the loop reads on */
+    server->stats.groups++;
+    stats_record(&server->stats, OPERATION_JOURNAL_SYNC, ns, true);
 }
 
 void server_offer_room(struct server *server)
@@ -322,8 +332,10 @@ static int start_listeners(struct server *server, char *error)
 
 static int start_sessions(struct server *server)
 {
-    static const struct sessions_callbacks callbacks = {
-        .on_message = on_message, .on_session_end = on_session_end, .on_sent = on_sent};
+    static const struct sessions_callbacks callbacks = {.on_message = on_message,
+                                                        .on_session_end = on_session_end,
+                                                        .on_sent = on_sent,
+                                                        .on_flushed = on_flushed};
     struct sessions_config limits = settings_sessions(server->config);
 
     return sessions_new(server->loop, &limits, &callbacks, server, &server->sessions);

@@ -15,11 +15,13 @@
 #include "daemon/flush.h"
 #include "daemon/forget.h"
 #include "daemon/health.h"
+#include "daemon/latency.h"
 #include "daemon/notify.h"
 #include "daemon/pending.h"
 #include "daemon/precedence.h"
 #include "daemon/read.h"
 #include "daemon/reload.h"
+#include "daemon/rush.h"
 #include "daemon/session.h"
 #include "daemon/stats.h"
 #include "daemon/waiters.h"
@@ -53,6 +55,8 @@ struct server {
     struct embedding_stage *embedding;
     struct batcher *batcher;
     struct precedence precedence;
+    struct rush rush;
+    struct latency latency; /* the loop's */
     struct failover failover;
     struct queries *queries; /* the operators' */
     struct reads reads;      /* the services' */

@@ -108,6 +108,7 @@ static void on_prepare(uv_prepare_t *prepare)
     uint64_t waited = uv_metrics_idle_time(set->loop);
 
     sessions_flush(set);
+    set->callbacks.on_flushed(set->owner);
     set->woke_ns = set->waits_ns + waited - set->waited_ns;
     set->waits_ns = uv_hrtime();
     set->waited_ns = waited;

@@ -29,6 +29,8 @@ struct sessions_callbacks {
     /* A reply named to session_time_reply() was handed to the kernel just now, or to libuv where
      * the peer does not read, or it will never be since the session has ended. */
     void (*on_sent)(void *owner, uint64_t begun_ns, uint32_t count, uint64_t sent_ns);
+    /* All replies are sent, and the loop is about to wait for events; it may rest first. */
+    void (*on_flushed)(void *owner);
 };
 
 int sessions_new(uv_loop_t *loop, const struct sessions_config *config,
