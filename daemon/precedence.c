@@ -21,7 +21,7 @@
 #define UNPAID_LOOKS 4     /* on end, before a pace is given up */
 #define PACED_LOOKS (60 * LOOKS_PER_SECOND)
 /* Of the best that writers did beside the overload: over half of what they do alone. */
-#define PACE_PERCENT 54
+#define PACE_PERCENT 64
 
 static void look_at_pace(struct precedence *p, uint64_t in)
 {
@@ -63,21 +63,39 @@ uint64_t precedence_pace(struct precedence *p, uint64_t accepted, uint64_t slow,
     return p->paced > 0 ? (p->rows * LOOKS_PER_SECOND * PACE_PERCENT + 99) / 100 : 0;
 }
 
-static void on_look(uv_timer_t *timer)
+static void look_for_pace(struct server *server)
 {
-    struct server *server = timer->data;
     const struct stats *stats = &server->stats;
     bool before = server->precedence.paced > 0;
     uint64_t pace =
         precedence_pace(&server->precedence, stats->accepted, stats->slow_acks, stats->written,
                         server->outstanding > server->config->batch.batch_size);
 
-    rush_look(&server->rush, stats->accepted, stats->groups, stats->written);
-    latency_set_first(&server->latency, server->rush.on);
-    journal_come_first(server->journal, server->rush.on);
     batcher_set_pace(server->batcher, pace);
     if (before != (pace > 0))
         log_debug("batch.pace rows_per_second=%" PRIu64, pace);
+}
+
+static void look_for_rush(struct server *server)
+{
+    const struct stats *stats = &server->stats;
+
+    rush_look(&server->rush, &(struct rush_totals){.accepted = stats->accepted,
+                                                   .messages = stats->messages,
+                                                   .groups = stats->groups,
+                                                   .written = stats->written,
+                                                   .batches = stats->batches});
+    latency_set_first(&server->latency, server->rush.on);
+    journal_come_first(server->journal, server->rush.on);
+}
+
+static void on_tick(uv_timer_t *timer)
+{
+    struct server *server = timer->data;
+
+    look_for_rush(server);
+    if (++server->precedence.ticks % (RUSH_LOOKS_PER_SECOND / LOOKS_PER_SECOND) == 0)
+        look_for_pace(server);
 }
 
 int precedence_start(struct server *server)
@@ -86,9 +104,9 @@ int precedence_start(struct server *server)
     int rc = uv_timer_init(server->loop, timer);
 
     timer->data = server;
-    return rc == 0
-               ? uv_timer_start(timer, on_look, 1000 / LOOKS_PER_SECOND, 1000 / LOOKS_PER_SECOND)
-               : rc;
+    return rc == 0 ? uv_timer_start(timer, on_tick, 1000 / RUSH_LOOKS_PER_SECOND,
+                                    1000 / RUSH_LOOKS_PER_SECOND)
+                   : rc;
 }
 
 void precedence_close(struct server *server)

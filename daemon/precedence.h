@@ -14,6 +14,7 @@ struct server;
 
 struct precedence {
     uv_timer_t timer;
+    unsigned ticks;                   /* of it; some of them are looks */
     uint64_t accepted, slow, written; /* at the last look, since the start */
     uint64_t rows;                    /* of the best look without a pace, forgotten slowly */
     uint64_t before;                  /* what came in in a look of the overload before the pace */
@@ -28,7 +29,8 @@ struct precedence {
 uint64_t precedence_pace(struct precedence *p, uint64_t accepted, uint64_t slow, uint64_t written,
                          bool busy);
 
-/* Looks twice a second. 0 or a negative errno. */
+/* Looks twice a second, and RUSH_LOOKS_PER_SECOND times for a rush (rush.h). 0 or a negative errno.
+ */
 int precedence_start(struct server *server) __attribute__((warn_unused_result));
 void precedence_close(struct server *server);
 

@@ -2,7 +2,7 @@
  * on his waker's, which takes longer: so only beside a database at work, which leaves none idle.
  * Each turn of the loop costs wake-ups, of its own, of the sync thread and of the clients, and
  * takes that time from the rows; but a client alone, who waits for each answer, would only wait
- * longer for a loop that rests: so only where several records share a group. A turn that was long
+ * longer for a loop that rests: so only where several messages share a group. A turn that was long
  * needs no rest.
  *
  * Measured on two processors with PostgreSQL beside, 20,000 conversations a second over 100
@@ -14,20 +14,29 @@
 #include <time.h>
 #include <uv.h>
 
-#define LOOKS_PER_SECOND 2u
 /* Conversations in a look. */
-#define MANY (2000u / LOOKS_PER_SECOND)
-#define THICK (5000u / LOOKS_PER_SECOND)
+#define MANY (2000u / RUSH_LOOKS_PER_SECOND)
+#define THICK (5000u / RUSH_LOOKS_PER_SECOND)
+/* Rows. A smaller one is written sooner than a rest ends, and its writer would wait for the next.
+ */
+#define LARGE_BATCH 100u
+/* Looks for which it stays as it is after the last that had cause: rows come in batches. */
+#define STAYS RUSH_LOOKS_PER_SECOND
 
-void rush_look(struct rush *r, uint64_t accepted, uint64_t groups, uint64_t written)
+void rush_look(struct rush *r, const struct rush_totals *now)
 {
-    uint64_t in = accepted - r->accepted;
+    const struct rush_totals *before = &r->before;
+    uint64_t in = now->accepted - before->accepted, out = now->written - before->written;
+    bool shared = now->messages - before->messages >= 2 * (now->groups - before->groups);
+    bool large = out >= LARGE_BATCH * (now->batches - before->batches);
+    bool on = in >= MANY && out >= in / 8;
+    bool gathers = on && in >= THICK && shared && large;
 
-    r->on = in >= MANY && written - r->written >= in / 8;
-    r->gathers = r->on && in >= THICK && in >= 2 * (groups - r->groups);
-    r->accepted = accepted;
-    r->groups = groups;
-    r->written = written;
+    r->on_for = on ? STAYS : r->on_for - (r->on_for > 0);
+    r->gathers_for = gathers ? STAYS : r->gathers_for - (r->gathers_for > 0);
+    r->on = r->on_for > 0;
+    r->gathers = r->gathers_for > 0;
+    r->before = *now;
 }
 
 void rush_rest(struct rush *r)

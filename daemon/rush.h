@@ -8,19 +8,30 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#define RUSH_LOOKS_PER_SECOND 10u
+
 /* Two turns of the loop begin no closer together while it gathers. */
 #define RUSH_TURN_NS 600000u
 
-struct rush {
-    uint64_t accepted, groups, written; /* at the last look, since the start */
-    uint64_t turn_ns;                   /* when the last turn began */
-    bool on;                            /* both threads come first */
-    bool gathers;                       /* the loop rests between its turns */
+/* Since the start. */
+struct rush_totals {
+    uint64_t accepted; /* conversations acknowledged */
+    uint64_t messages; /* from clients */
+    uint64_t groups;   /* of the journal */
+    uint64_t written;  /* rows, */
+    uint64_t batches;  /* and the transactions that wrote them */
 };
 
-/* Twice a second, with the totals since the start: conversations acknowledged, groups of the
- * journal, rows written. */
-void rush_look(struct rush *r, uint64_t accepted, uint64_t groups, uint64_t written);
+struct rush {
+    struct rush_totals before;    /* at the last look */
+    uint64_t turn_ns;             /* when the last turn began */
+    unsigned on_for, gathers_for; /* looks that it goes on, whatever they see */
+    bool on;                      /* both threads come first */
+    bool gathers;                 /* the loop rests between its turns */
+};
+
+/* RUSH_LOOKS_PER_SECOND times a second. */
+void rush_look(struct rush *r, const struct rush_totals *now);
 
 /* Right before the loop waits, behind all that is to be sent: sleeps where it is time to rest. */
 void rush_rest(struct rush *r);

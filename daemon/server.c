@@ -35,7 +35,10 @@
 
 static void on_message(void *owner, struct session *s, const void *data, size_t len)
 {
-    rpc_dispatch(owner, s, data, len);
+    struct server *server = owner;
+
+    server->stats.messages++;
+    rpc_dispatch(server, s, data, len);
 }
 
 static void on_session_end(void *owner)
@@ -238,8 +241,10 @@ static void on_write(void *owner, size_t rows, uint64_t duration_ns, enum write_
 {
     struct server *server = owner;
 
-    if (rows > 0)
+    if (rows > 0) {
+        server->stats.batches++;
         stats_record(&server->stats, OPERATION_BATCH_INSERT, duration_ns, outcome == WRITE_DONE);
+    }
     drain_on_write(server, duration_ns, outcome);
 }
 

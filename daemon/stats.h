@@ -34,10 +34,12 @@ struct stats_operation; /* one operation's histograms */
 
 struct stats {
     uint64_t accepted;   /* conversations acked */
+    uint64_t messages;   /* from clients, of any kind */
     uint64_t groups;     /* of the journal, written and synced */
     uint64_t slow_acks;  /* of them: over PRECEDENCE_SLOW_NS */
     uint64_t completed;  /* rows committed, duplicates and replays included */
     uint64_t written;    /* the same, but not lowered by what a promotion puts in question */
+    uint64_t batches;    /* transactions that wrote them, refused ones included */
     uint64_t duplicates; /* the same conversation sent again */
     uint64_t replayed;   /* our own retry or replay met its row */
     uint64_t failed;     /* ended in dead_letters */

@@ -1,5 +1,5 @@
 /* Goal: many conversations beside rows are a rush, and nothing else is; the loop rests in one that
- * is thick, and no longer than until its next turn is due. */
+ * is thick and written in large batches, and no longer than until its next turn is due. */
 #include "daemon/rush.h"
 
 #include <setjmp.h>
@@ -11,51 +11,77 @@
 
 struct load {
     struct rush r;
-    uint64_t accepted, groups, written;
+    struct rush_totals all;
 };
 
-static void look(struct load *l, uint64_t in, uint64_t groups, uint64_t out)
+/* Each message brings one conversation. */
+static void look(struct load *l, uint64_t in, uint64_t groups, uint64_t out, uint64_t batches)
 {
-    l->accepted += in;
-    l->groups += groups;
-    l->written += out;
-    rush_look(&l->r, l->accepted, l->groups, l->written);
+    l->all.accepted += in;
+    l->all.messages += in;
+    l->all.groups += groups;
+    l->all.written += out;
+    l->all.batches += batches;
+    rush_look(&l->r, &l->all);
 }
 
 static void test_many_beside_rows(void **state)
 {
-    struct load l = {.accepted = 0};
+    struct load l = {.all.accepted = 0};
 
     (void)state;
-    look(&l, 1000, 400, 1000); /* 2,000 a second */
+    look(&l, 200, 80, 500, 1); /* 2,000 a second */
     assert_true(l.r.on);
     assert_false(l.r.gathers);
-    look(&l, 2500, 800, 400); /* 5,000 a second, the rows fall behind */
+    look(&l, 500, 160, 100, 1); /* 5,000 a second, the rows fall behind */
     assert_true(l.r.on);
     assert_true(l.r.gathers);
 }
 
 static void test_what_is_no_rush(void **state)
 {
-    struct load l = {.accepted = 0};
+    struct load l = {.all.accepted = 0};
 
     (void)state;
-    look(&l, 10000, 1000, 10000);
+    look(&l, 2000, 200, 2000, 4);
     assert_true(l.r.gathers);
-    look(&l, 900, 300, 900); /* few */
+    for (unsigned i = 1; i < RUSH_LOOKS_PER_SECOND; i++) { /* between two batches it goes on */
+        look(&l, 2000, 200, 0, 0);
+        assert_true(l.r.gathers);
+    }
+    look(&l, 2000, 200, 200, 1); /* no rows to speak of: the database is down */
     assert_false(l.r.on);
-    look(&l, 10000, 1000, 1000); /* no rows to speak of: the database is down */
+    assert_false(l.r.gathers);
+    look(&l, 190, 60, 500, 1); /* few */
     assert_false(l.r.on);
+}
+
+/* Goal: a client alone, each of whose messages is a group, never waits for a rest, however many
+ * conversations are in it. */
+static void test_a_client_alone(void **state)
+{
+    struct load l = {.all.accepted = 0};
+
+    (void)state;
+    look(&l, 800, 780, 1000, 2);
+    assert_true(l.r.on);
+    assert_false(l.r.gathers);
+    l.all.accepted += 8000;
+    l.all.written += 8000;
+    l.all.messages += 80;
+    l.all.groups += 80;
+    l.all.batches += 16;
+    rush_look(&l.r, &l.all);
+    assert_true(l.r.on);
     assert_false(l.r.gathers);
 }
 
-/* Goal: a client alone, each of whose records is a group, never waits for a rest. */
-static void test_a_client_alone(void **state)
+static void test_small_batches(void **state)
 {
-    struct load l = {.accepted = 0};
+    struct load l = {.all.accepted = 0};
 
     (void)state;
-    look(&l, 4000, 3900, 4000);
+    look(&l, 2000, 200, 2000, 200);
     assert_true(l.r.on);
     assert_false(l.r.gathers);
 }
@@ -82,6 +108,7 @@ int main(void)
         cmocka_unit_test(test_many_beside_rows),
         cmocka_unit_test(test_what_is_no_rush),
         cmocka_unit_test(test_a_client_alone),
+        cmocka_unit_test(test_small_batches),
         cmocka_unit_test(test_turns_keep_their_distance),
     };
 
