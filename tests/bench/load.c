@@ -340,7 +340,6 @@ int load_run(const struct load_options *options, struct load_result *ret)
     raise_descriptor_limit();
     prctl(PR_SET_TIMERSLACK, 1);
     latency_take_short_turns();
-
     if (allocate(&load) != 0)
         load_break(&load, "out of memory");
     else
