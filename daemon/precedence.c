@@ -21,7 +21,7 @@
 #define UNPAID_LOOKS 4     /* on end, before a pace is given up */
 #define PACED_LOOKS (60 * LOOKS_PER_SECOND)
 /* Of the best that writers did beside the overload: over half of what they do alone. */
-#define PACE_PERCENT 64
+#define PACE_PERCENT 72
 
 static void look_at_pace(struct precedence *p, uint64_t in)
 {
