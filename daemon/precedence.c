@@ -81,7 +81,7 @@ static void look_for_rush(struct server *server)
     const struct stats *stats = &server->stats;
 
     rush_look(&server->rush, &(struct rush_totals){.accepted = stats->accepted,
-                                                   .messages = stats->messages,
+                                                   .replies = stats->replies,
                                                    .groups = stats->groups,
                                                    .written = stats->written,
                                                    .batches = stats->batches});

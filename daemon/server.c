@@ -35,10 +35,7 @@
 
 static void on_message(void *owner, struct session *s, const void *data, size_t len)
 {
-    struct server *server = owner;
-
-    server->stats.messages++;
-    rpc_dispatch(server, s, data, len);
+    rpc_dispatch(owner, s, data, len);
 }
 
 static void on_session_end(void *owner)
@@ -63,6 +60,7 @@ void server_count_acks(struct server *server, uint64_t begun_ns, uint32_t count,
 
 static void on_sent(void *owner, uint64_t begun_ns, uint32_t count, uint64_t sent_ns)
 {
+    ((struct server *)owner)->stats.replies++;
     server_count_acks(owner, begun_ns, count, sent_ns);
 }
 

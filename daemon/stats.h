@@ -34,7 +34,7 @@ struct stats_operation; /* one operation's histograms */
 
 struct stats {
     uint64_t accepted;   /* conversations acked */
-    uint64_t messages;   /* from clients, of any kind */
+    uint64_t replies;    /* that told a client so */
     uint64_t groups;     /* of the journal, written and synced */
     uint64_t slow_acks;  /* of them: over PRECEDENCE_SLOW_NS */
     uint64_t completed;  /* rows committed, duplicates and replays included */

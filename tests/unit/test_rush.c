@@ -14,11 +14,11 @@ struct load {
     struct rush_totals all;
 };
 
-/* Each message brings one conversation. */
+/* Each message brings one conversation and waits for its acknowledgement. */
 static void look(struct load *l, uint64_t in, uint64_t groups, uint64_t out, uint64_t batches)
 {
     l->all.accepted += in;
-    l->all.messages += in;
+    l->all.replies += in;
     l->all.groups += groups;
     l->all.written += out;
     l->all.batches += batches;
@@ -68,12 +68,31 @@ static void test_a_client_alone(void **state)
     assert_false(l.r.gathers);
     l.all.accepted += 8000;
     l.all.written += 8000;
-    l.all.messages += 80;
+    l.all.replies += 80;
     l.all.groups += 80;
     l.all.batches += 16;
     rush_look(&l.r, &l.all);
     assert_true(l.r.on);
     assert_false(l.r.gathers);
+}
+
+/* Goal: a thousand acknowledgements a second do not wait for a rest because of many more
+ * conversations whose clients wait for the rows. */
+static void test_clients_that_wait_for_rows(void **state)
+{
+    struct load l = {.all.accepted = 0};
+
+    (void)state;
+    for (int i = 0; i < 3; i++) {
+        l.all.accepted += 3500;
+        l.all.replies += 100;
+        l.all.groups += 50;
+        l.all.written += 3500;
+        l.all.batches += 7;
+        rush_look(&l.r, &l.all);
+        assert_true(l.r.on);
+        assert_false(l.r.gathers);
+    }
 }
 
 static void test_small_batches(void **state)
@@ -105,11 +124,9 @@ static void test_turns_keep_their_distance(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_many_beside_rows),
-        cmocka_unit_test(test_what_is_no_rush),
-        cmocka_unit_test(test_a_client_alone),
-        cmocka_unit_test(test_small_batches),
-        cmocka_unit_test(test_turns_keep_their_distance),
+        cmocka_unit_test(test_many_beside_rows), cmocka_unit_test(test_what_is_no_rush),
+        cmocka_unit_test(test_a_client_alone),   cmocka_unit_test(test_clients_that_wait_for_rows),
+        cmocka_unit_test(test_small_batches),    cmocka_unit_test(test_turns_keep_their_distance),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
