@@ -16,7 +16,7 @@
 /* Since the start. */
 struct rush_totals {
     uint64_t accepted; /* conversations acknowledged */
-    uint64_t replies;  /* that told a client so */
+    uint64_t replies;  /* that told a client of some of them */
     uint64_t groups;   /* of the journal */
     uint64_t written;  /* rows, */
     uint64_t batches;  /* and the transactions that wrote them */

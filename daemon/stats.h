@@ -34,9 +34,9 @@ struct stats_operation; /* one operation's histograms */
 
 struct stats {
     uint64_t accepted;   /* conversations acked */
-    uint64_t replies;    /* that told a client so */
-    uint64_t groups;     /* of the journal, written and synced */
     uint64_t slow_acks;  /* of them: over PRECEDENCE_SLOW_NS */
+    uint64_t replies;    /* that told a client of some of them */
+    uint64_t groups;     /* of the journal, written and synced */
     uint64_t completed;  /* rows committed, duplicates and replays included */
     uint64_t written;    /* the same, but not lowered by what a promotion puts in question */
     uint64_t batches;    /* transactions that wrote them, refused ones included */

@@ -181,7 +181,7 @@ static void test_the_better_look_counts(void **state)
 
     (void)state;
     assert_int_equal(0, look(&l, 20000, 50, 14000));
-    assert_in_range(look(&l, 20000, 50, 500), 14800, 20160);
+    assert_in_range(look(&l, 20000, 50, 500), 19700, 20160);
 }
 
 int main(void)

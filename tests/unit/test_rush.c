@@ -14,15 +14,23 @@ struct load {
     struct rush_totals all;
 };
 
+static void look_after(struct load *l, const struct rush_totals *more)
+{
+    l->all.accepted += more->accepted;
+    l->all.replies += more->replies;
+    l->all.groups += more->groups;
+    l->all.written += more->written;
+    l->all.batches += more->batches;
+    rush_look(&l->r, &l->all);
+}
+
 /* Each message brings one conversation and waits for its acknowledgement. */
 static void look(struct load *l, uint64_t in, uint64_t groups, uint64_t out, uint64_t batches)
 {
-    l->all.accepted += in;
-    l->all.replies += in;
-    l->all.groups += groups;
-    l->all.written += out;
-    l->all.batches += batches;
-    rush_look(&l->r, &l->all);
+    look_after(
+        l,
+        &(struct rush_totals){
+            .accepted = in, .replies = in, .groups = groups, .written = out, .batches = batches});
 }
 
 static void test_many_beside_rows(void **state)
@@ -66,12 +74,9 @@ static void test_a_client_alone(void **state)
     look(&l, 800, 780, 1000, 2);
     assert_true(l.r.on);
     assert_false(l.r.gathers);
-    l.all.accepted += 8000;
-    l.all.written += 8000;
-    l.all.replies += 80;
-    l.all.groups += 80;
-    l.all.batches += 16;
-    rush_look(&l.r, &l.all);
+    look_after(&l,
+               &(struct rush_totals){
+                   .accepted = 8000, .replies = 80, .groups = 80, .written = 8000, .batches = 16});
     assert_true(l.r.on);
     assert_false(l.r.gathers);
 }
@@ -84,12 +89,9 @@ static void test_clients_that_wait_for_rows(void **state)
 
     (void)state;
     for (int i = 0; i < 3; i++) {
-        l.all.accepted += 3500;
-        l.all.replies += 100;
-        l.all.groups += 50;
-        l.all.written += 3500;
-        l.all.batches += 7;
-        rush_look(&l.r, &l.all);
+        look_after(
+            &l, &(struct rush_totals){
+                    .accepted = 3500, .replies = 100, .groups = 50, .written = 3500, .batches = 7});
         assert_true(l.r.on);
         assert_false(l.r.gathers);
     }
