@@ -144,7 +144,7 @@ static void on_written(void *owner, struct handoff_job *job)
     /* A connection that failed knows only the server before it. */
     if (b->callbacks.on_timeline != NULL && (batch->found.connected || settled))
         b->callbacks.on_timeline(b->owner, batch->found.timeline, settled);
-    batch_take_outcome(batch);
+    batch_take_outcome(batch, settled);
     if (b->closing)
         return;
     if (!answered_before && b->database == DATABASE_UP) {

@@ -125,11 +125,15 @@ static void mark_replayed(struct batch *batch)
         batch->write.rows[i].conversation->replayed = true;
 }
 
-void batch_take_outcome(struct batch *batch)
+void batch_take_outcome(struct batch *batch, bool progress)
 {
     struct batcher *b = batch->batcher;
     const struct write_batch *w = &batch->write;
 
+    /* A line that breaks again and again may let a few rows through each time: then the pauses must
+     * not grow, or one batch that goes row by row holds all others up for minutes. */
+    if (progress)
+        b->failures = 0;
     switch (w->outcome) {
     case WRITE_DONE:
         b->failures = 0;

@@ -72,7 +72,8 @@ void batch_free(struct batch *batch);
 /* Gives away the rows that have their verdict and closes the gaps; vectors follow their rows. */
 void batch_settle(struct batch *batch);
 
-/* After a write, its rows settled: the batch ends, or goes again when its time has come. */
-void batch_take_outcome(struct batch *batch);
+/* After a write, its rows settled: the batch ends, or goes again when its time has come.
+ * `progress`: rows came to their end by this write, whatever happened after. */
+void batch_take_outcome(struct batch *batch, bool progress);
 
 #endif

@@ -399,6 +399,36 @@ static void test_unreachable(void **state)
     fixture_end(f);
 }
 
+/* A line that breaks with the second commit, each time. */
+static void one_row_a_line(size_t number, struct write_batch *batch)
+{
+    if (number < 2) {
+        batch->lost_in_flight = true;
+    } else {
+        assert_true(batch->isolate);
+        batch->rows[0].verdict = ROW_STORED;
+    }
+    if (batch->count == 1 && number >= 2)
+        batch->outcome = WRITE_DONE;
+    else
+        batch->outcome = WRITE_UNREACHABLE;
+}
+
+/* Goal: where each try brings a row through before the line breaks, the pauses do not grow: 40
+ * tries with pauses of up to 10 s would take a minute. */
+static void test_progress_over_a_bad_line(void **state)
+{
+    struct fixture *f = fixture_new(20, 60000);
+
+    (void)state;
+    script = one_row_a_line;
+    push(f, 20);
+    run_until_all(f);
+    assert_int_equal(seen_count, 22);
+    assert_int_equal(f->verdicts[ROW_STORED], 20);
+    fixture_end(f);
+}
+
 /* A standby is promoted: the connection to the old server breaks, and so does the next try. */
 static void promote(size_t number, struct write_batch *batch)
 {
@@ -864,6 +894,7 @@ int main(void)
         cmocka_unit_test(test_at_most_so_many_at_once),
         cmocka_unit_test(test_one_until_the_first_answer),
         cmocka_unit_test(test_unreachable),
+        cmocka_unit_test(test_progress_over_a_bad_line),
         cmocka_unit_test(test_timelines),
         cmocka_unit_test(test_poison_row_goes_alone),
         cmocka_unit_test(test_suspect_twice_then_alone_then_dead),
