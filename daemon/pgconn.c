@@ -120,6 +120,14 @@ void pg_error_from_result(struct pg_error *err, const PGresult *result)
     copy_text(err->text, sizeof err->text, primary != NULL ? primary : "(no message)");
 }
 
+/* A server says 08P01 only to a client that breaks the protocol. */
+bool pg_result_tells_loss(const PGresult *result)
+{
+    const char *sqlstate = PQresultErrorField(result, PG_DIAG_SQLSTATE);
+
+    return sqlstate != NULL && strcmp(sqlstate, "08P01") == 0;
+}
+
 /* libpq's text of a refused connection holds the SQLSTATE only in words ("FATAL:  28P01: …", with
  * verbose errors), the severity in the server's language. Fills in sqlstate; returns what follows
  * it, or NULL. */

@@ -74,6 +74,10 @@ void pg_error_set(struct pg_error *err, enum pg_fault fault, const char *format,
 /* This process is short of memory: passing trouble that no row is to blame for. */
 void pg_error_no_memory(struct pg_error *err);
 
+/* A pooler's word that it has lost the server (PgBouncer's 08P01 "server conn crashed?"): no answer
+ * to what was asked, and the end of the connection follows. */
+bool pg_result_tells_loss(const PGresult *result);
+
 /* The class of a SQLSTATE. */
 enum pg_fault pg_fault_of(const char *sqlstate);
 

@@ -206,7 +206,7 @@ static void note_result(struct copy *c, const PGresult *result)
     const char *tag = PQcmdStatus((PGresult *)result);
 
     if (PQresultStatus(result) == PGRES_FATAL_ERROR && c->t->error.fault == PG_FAULT_NONE &&
-        PQresultErrorField(result, PG_DIAG_SQLSTATE) != NULL) {
+        PQresultErrorField(result, PG_DIAG_SQLSTATE) != NULL && !pg_result_tells_loss(result)) {
         pg_error_from_result(&c->t->error, result);
         c->w->farewell = c->w->farewell || pgwriter_is_farewell(c->t->error.sqlstate);
     }

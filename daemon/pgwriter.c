@@ -122,6 +122,8 @@ static void on_result(void *arg, const struct pgstep *step, const PGresult *resu
         f->begun++;
     assert(f->begun > 0);
     t = &f->transactions[f->begun - 1];
+    if (pg_result_tells_loss(result))
+        return;
     if (PQresultStatus(result) == PGRES_FATAL_ERROR) {
         if (t->error.fault == PG_FAULT_NONE) {
             pg_error_from_result(&t->error, result);

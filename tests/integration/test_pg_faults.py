@@ -41,6 +41,28 @@ class PgFaults(Scenario):
     def durable_postgres(self, options=""):
         return self.postgres(durable=True, options=options)
 
+    def pgbouncer(self, pg):
+        """PgBouncer in session mode before that server; its conninfo."""
+        program, environment = unpacked("pgbouncer", "pgbouncer", "libc-ares2", "libevent-2.1-7")
+        home = re.search(r"host=(\S+)", pg.conninfo)[1]
+        place = self.directory / "bouncer"
+        place.mkdir(mode=0o777)
+        place.chmod(0o777)
+        config = self.directory / "pgbouncer.ini"
+        config.write_text(f"[databases]\npostgres = host={home} user=postgres\n"
+                          f"[pgbouncer]\nunix_socket_dir = {place}\n"
+                          "listen_addr =\nauth_type = any\nauth_file =\npool_mode = session\n"
+                          f"{'user = postgres' if os.getuid() == 0 else ''}\n"
+                          "default_pool_size = 10\nserver_login_retry = 1\n"
+                          "ignore_startup_parameters = extra_float_digits\n")
+        config.chmod(0o644)
+        bouncer = subprocess.Popen([program, str(config)], env=environment,
+                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.addCleanup(bouncer.wait)
+        self.addCleanup(bouncer.kill)
+        eventually(lambda: list(place.glob(".s.PGSQL.*")), 10, "PgBouncer's socket")
+        return f"host={place} port=6432 dbname=postgres user=postgres"
+
     def loads(self, daemon, clients=3):
         loads = [Load(daemon, f"user {n}", self, pause=0.02) for n in range(clients)]
         eventually(lambda: daemon.stats()["completed"] > 50, 20, "the first rows")
@@ -138,27 +160,8 @@ class Connections(PgFaults):
     def test_pgbouncer_in_session_mode(self):
         """Goal of this test: the daemon through PgBouncer in session mode, whose server connections
         are terminated under load."""
-        program, environment = unpacked("pgbouncer", "pgbouncer", "libc-ares2", "libevent-2.1-7")
         pg = self.durable_postgres()
-        home = re.search(r"host=(\S+)", pg.conninfo)[1]
-        place = self.directory / "bouncer"
-        place.mkdir(mode=0o777)
-        place.chmod(0o777)
-        config = self.directory / "pgbouncer.ini"
-        config.write_text(f"[databases]\npostgres = host={home} user=postgres\n"
-                          f"[pgbouncer]\nunix_socket_dir = {place}\n"
-                          "listen_addr =\nauth_type = any\nauth_file =\npool_mode = session\n"
-                          f"{'user = postgres' if os.getuid() == 0 else ''}\n"
-                          "default_pool_size = 10\nserver_login_retry = 1\n"
-                          "ignore_startup_parameters = extra_float_digits\n")
-        config.chmod(0o644)
-        bouncer = subprocess.Popen([program, str(config)], env=environment,
-                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        self.addCleanup(bouncer.wait)
-        self.addCleanup(bouncer.kill)
-        eventually(lambda: list(place.glob(".s.PGSQL.*")), 10, "PgBouncer's socket")
-        d = self.daemon(database__conninfo=f"host={place} port=6432 dbname=postgres user=postgres",
-                        **QUICK)
+        d = self.daemon(database__conninfo=self.pgbouncer(pg), **QUICK)
         loads = self.loads(d)
         while self.faults < 20 * CAMPAIGN:
             self.faults += len(pg.sql("select pg_terminate_backend(pid) from pg_stat_activity where"
@@ -204,11 +207,9 @@ class Server(PgFaults):
             self.progress(d)
         self.check(pg, [d], loads)
 
-    def test_a_row_that_crashes_its_backend(self):
-        """Goal of this test: a row that kills its backend with SIGKILL, and the whole server with it,
-        each time: it becomes a dead letter after few crashes, all others are rows."""
-        pg = self.durable_postgres()
-        d = self.daemon(pg, batch__batch_size=200)
+    def check_crashing_row(self, pg, conninfo, count):
+        """Of so many rows of one batch the last but 20 kills its backend, each time."""
+        d = self.daemon(database__conninfo=conninfo, batch__batch_size=200)
         with d.client(timeout=90) as client:
             client.request("store", conversation("first"), STORED)
             pg.sql("create function convstore.f() returns trigger language plpgsql as $$ begin"
@@ -217,16 +218,33 @@ class Server(PgFaults):
                    " create trigger t before insert on convstore.conversations"
                    " for each row execute function convstore.f()")
             answer = client.request("store_many", [
-                conversation(transcript=f"t{n}", platform="poison" if n == 150 else "web")
-                for n in range(200)], STORED, timeout=90)
-        self.assertEqual([index for index, _ in answer["errors"]], [150])
+                conversation(transcript=f"t{n}", platform="poison" if n == count - 20 else "web")
+                for n in range(count)], STORED, timeout=90)
+        self.assertEqual([index for index, _ in answer["errors"]], [count - 20])
         pg.disconnect()
-        self.assertEqual(pg.count(), 200)
+        self.assertEqual(pg.count(), count)
         self.assertEqual(pg.sql("select transcript, sqlstate from convstore.dead_letters"),
-                         [("t150", "57P02")])
+                         [(f"t{count - 20}", "57P02")])
         crashes = pg.log().count("terminated by signal 9")
         self.said = f"{crashes} crashes until the row was set aside"
         self.assertLessEqual(crashes, 8)
+
+    def test_a_row_that_crashes_its_backend(self):
+        """Goal of this test: a row that kills its backend with SIGKILL, and the whole server with it,
+        each time: it becomes a dead letter after few crashes, all others are rows."""
+        pg = self.durable_postgres()
+        self.check_crashing_row(pg, pg.conninfo, 200)
+
+    def test_a_row_that_crashes_its_backend_behind_pgbouncer(self):
+        """Goal of this test: the same through PgBouncer, which tells of the crash in words of its own;
+        a batch that goes by COPY."""
+        pg = self.durable_postgres()
+        self.check_crashing_row(pg, self.pgbouncer(pg), 200)
+
+    def test_a_small_batch_that_crashes_its_backend_behind_pgbouncer(self):
+        """Goal of this test: the same with a batch that goes as statements."""
+        pg = self.durable_postgres()
+        self.check_crashing_row(pg, self.pgbouncer(pg), 40)
 
 
 class Refusals(PgFaults):
