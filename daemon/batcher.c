@@ -4,7 +4,7 @@
  * A batch: cut -> EMBEDDING -> WRITING -> settled row by row, or PAUSED and WRITING again. The hard
  * thing is what a failure means for the others: while the database is down or stopped one batch
  * tries from time to time and all others stay where they are; the first success sets everything
- * going.
+ * going. A batch that fails by itself holds nobody up.
  *
  * A batch without rows only connects: at the start, so that operators know at once what the
  * database is. It stays until there was an answer.
@@ -13,7 +13,7 @@
  * rows queue up, one that waits for a slow embedder is written sooner, without its vectors.
  *
  * Invariants: a conversation is in the backlog or in exactly one batch; no key stands twice in a
- * batch; at most max_concurrent_batches exist. */
+ * batch; at most max_concurrent_batches exist, besides HELD_MAX that fail by themselves. */
 #include "daemon/batcher_private.h"
 
 #include <assert.h>
@@ -26,6 +26,8 @@
 /* After one that did, crowded batches get only what the cache has, so long: what is asked for and
  * comes too late only keeps the embedder from the rows that wait for it already. */
 #define ASK_AGAIN_MS 1000
+/* Batches that fail by themselves while others' rows come through, besides those under way. */
+#define HELD_MAX 64
 /* Under a pace a batch waits no longer for the one before, however few rows a second it says. */
 #define PACED_PAUSE_MAX_MS 1000
 
@@ -42,6 +44,21 @@ static bool database_answers(const struct batcher *b)
 static unsigned writers_allowed(const struct batcher *b)
 {
     return b->database == DATABASE_UP ? b->config.write_threads : 1;
+}
+
+/* The batches that count: not those that fail by themselves, whoever's trouble that is. */
+static unsigned batches_under_way(const struct batcher *b)
+{
+    return b->batch_count - (b->held_count < HELD_MAX ? b->held_count : HELD_MAX);
+}
+
+/* While the database does not answer one batch at a time tries it, and the backlog stays where it
+ * is; beside batches that are held another may find out that it is their trouble alone. */
+static bool may_cut(const struct batcher *b)
+{
+    if (database_answers(b))
+        return batches_under_way(b) < b->config.max_concurrent_batches;
+    return batches_under_way(b) == 0 && b->batch_count <= b->config.max_concurrent_batches;
 }
 
 /* Writing. */
@@ -108,7 +125,7 @@ static void on_vectors(struct embedding_order *order)
 static bool is_crowded(const struct batcher *b)
 {
     return b->backlog.count >= b->config.batch_size &&
-           b->batch_count >= b->config.max_concurrent_batches;
+           batches_under_way(b) >= b->config.max_concurrent_batches;
 }
 
 static void embed_batch(struct batch *batch)
@@ -203,12 +220,10 @@ static bool oldest_is_due(const struct batcher *b)
     return waited_ms >= b->config.batch_timeout_ms;
 }
 
-/* Cuts while there is something to cut and somebody to take it. While the database does not answer
- * one batch at a time tries it, and the backlog stays where it is. */
+/* Cuts while there is something to cut and somebody to take it. */
 static void cut_batches(struct batcher *b)
 {
-    while (b->backlog.count > 0 && b->batch_count < b->config.max_concurrent_batches &&
-           (database_answers(b) || b->batch_count == 0)) {
+    while (b->backlog.count > 0 && may_cut(b)) {
         size_t count = b->backlog.count;
         struct batch *batch;
 

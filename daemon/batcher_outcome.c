@@ -80,10 +80,28 @@ static bool may_be_own_fault(const struct write_batch *w)
            strcmp(w->sqlstate, "53200") == 0;
 }
 
-/* Such trouble batch.max_attempts times: row by row, and those that fail again are set aside. */
-static void retry_batch(struct batch *batch)
+/* It goes row by row in vain, and others need not wait for it. Where nobody's rows come through it
+ * may be the table that is locked, and then few are held: others may find out, but not all. */
+static void hold_batch(struct batch *batch, bool others_pass)
 {
     struct batcher *b = batch->batcher;
+
+    if (batch->held || (!others_pass && b->held_count >= b->config.max_concurrent_batches))
+        return;
+    batch->held = true;
+    b->held_count++;
+}
+
+static void tell_suspect(const struct write_batch *w)
+{
+    log_warning("batch.suspect rows=%zu sqlstate=%s error=\"%s\" next=%s", w->count, w->sqlstate,
+                w->error, w->isolate ? "row-by-row" : "again");
+}
+
+/* Such trouble batch.max_attempts times: row by row, and those that fail again are set aside. */
+static void retry_batch(struct batch *batch, bool others_pass)
+{
+    const struct batcher *b = batch->batcher;
     struct write_batch *w = &batch->write;
 
     if (may_be_own_fault(w) && count_attempt(w) + 1 >= b->config.max_attempts) {
@@ -92,7 +110,42 @@ static void retry_batch(struct batch *batch)
                         w->sqlstate, w->error);
         w->isolate = w->last_attempt = true;
     }
-    pause_batch(batch, backoff_ms(++b->failures, RETRY_BASE_MS, RETRY_CAP_MS));
+    if (w->isolate)
+        hold_batch(batch, others_pass);
+    if (strcmp(w->sqlstate, "55P03") == 0)
+        w->isolate = true; /* one key may be locked, and need not hold its neighbours */
+    pause_batch(batch, backoff_ms(++batch->failures, RETRY_BASE_MS, RETRY_CAP_MS));
+}
+
+/* The server refused a statement for a reason that lies with the database as a rule: a right, a
+ * table, a disk. Row by row it shows whether it does: as long as nobody's rows come through, all
+ * wait. Where others' do, it is the batch's own: nobody waits for it, and a row to which this
+ * happens batch.max_attempts times is set aside. */
+static void take_refusal(struct batch *batch, enum database_state state, bool others_pass)
+{
+    struct batcher *b = batch->batcher;
+    struct write_batch *w = &batch->write;
+
+    if (!w->isolate) {
+        w->isolate = true;
+        tell_suspect(w);
+        pause_batch(batch, 0);
+        return;
+    }
+    hold_batch(batch, others_pass);
+    if (!others_pass) {
+        set_database(b, state, w->sqlstate, w->error);
+        pause_batch(batch, state == DATABASE_STOPPED
+                               ? STOPPED_RETRY_MS
+                               : backoff_ms(++b->failures, RETRY_BASE_MS, RETRY_CAP_MS));
+        return;
+    }
+    set_database(b, DATABASE_UP, w->sqlstate, w->error);
+    if (count_attempt(w) + 1 >= b->config.max_attempts) {
+        w->last_attempt = true;
+        memcpy(w->own_sqlstate, w->sqlstate, sizeof w->own_sqlstate);
+    }
+    pause_batch(batch, backoff_ms(++batch->failures, RETRY_BASE_MS, RETRY_CAP_MS));
 }
 
 /* The batch may hold a row that the server cannot take. Twice the same answer, and it goes row by
@@ -113,8 +166,7 @@ static void suspect_batch(struct batch *batch)
     if (data_error || batch->suspect_failures >= SUSPECT_TRIES)
         w->isolate = true;
     w->last_attempt = w->isolate && (killed_its_backend || attempts + 1 >= b->config.max_attempts);
-    log_warning("batch.suspect rows=%zu sqlstate=%s error=\"%s\" next=%s", w->count, w->sqlstate,
-                w->error, w->isolate ? "row-by-row" : "again");
+    tell_suspect(w);
     pause_batch(batch, data_error ? 0 : backoff_ms(attempts, RETRY_BASE_MS, RETRY_CAP_MS));
 }
 
@@ -129,11 +181,16 @@ void batch_take_outcome(struct batch *batch, bool progress)
 {
     struct batcher *b = batch->batcher;
     const struct write_batch *w = &batch->write;
+    bool others_pass;
 
     /* A line that breaks again and again may let a few rows through each time: then the pauses must
      * not grow, or one batch that goes row by row holds all others up for minutes. */
-    if (progress)
-        b->failures = 0;
+    if (progress) {
+        b->failures = batch->failures = 0;
+        b->progress++;
+    }
+    others_pass = b->progress != batch->progress_seen;
+    batch->progress_seen = b->progress;
     switch (w->outcome) {
     case WRITE_DONE:
         b->failures = 0;
@@ -142,9 +199,13 @@ void batch_take_outcome(struct batch *batch, bool progress)
         break;
     case WRITE_RETRY:
         set_database(b, DATABASE_UP, w->sqlstate, w->error);
-        retry_batch(batch);
+        retry_batch(batch, others_pass);
         break;
     case WRITE_UNREACHABLE:
+        if (w->refused) {
+            take_refusal(batch, DATABASE_DOWN, others_pass);
+            break;
+        }
         mark_replayed(batch);
         if (w->lost_in_flight && ++batch->lost_in_flight >= SUSPECT_TRIES)
             batch->write.isolate = true; /* a row in it may kill its backend each time */
@@ -157,6 +218,10 @@ void batch_take_outcome(struct batch *batch, bool progress)
         suspect_batch(batch);
         break;
     case WRITE_STOPPED:
+        if (w->refused) {
+            take_refusal(batch, DATABASE_STOPPED, others_pass);
+            break;
+        }
         set_database(b, DATABASE_STOPPED, w->sqlstate, w->error);
         pause_batch(batch, STOPPED_RETRY_MS);
         break;

@@ -19,8 +19,11 @@ struct batch {
     struct handoff_job job; /* first: the worker gets a pointer to it */
     struct batcher *batcher;
     enum batch_state state;
+    bool held;         /* fails by itself while others' rows come through: counts for nobody */
+    unsigned failures; /* since rows of it last came to their end */
     unsigned suspect_failures;
     unsigned lost_in_flight; /* times that the connection went with this batch on it */
+    uint64_t progress_seen;  /* the batcher's, when it was cut or last failed */
     char suspect_sqlstate[6];
     uint64_t resume_at_ms;
     uint64_t embedding_since_ms;
@@ -53,7 +56,9 @@ struct batcher {
     struct conversation_list backlog;
     TAILQ_HEAD(batch_list, batch) batches; /* oldest first */
     unsigned batch_count;
+    unsigned held_count;
     unsigned writing;
+    uint64_t progress; /* writes by which rows came to their end */
     size_t processing;
     size_t processing_bytes;
     uint64_t without_vector; /* rows that went into embedding_backlog */

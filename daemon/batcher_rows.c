@@ -13,6 +13,7 @@ void batch_free(struct batch *batch)
 
     TAILQ_REMOVE(&b->batches, batch, link);
     b->batch_count--;
+    b->held_count -= batch->held;
     b->processing -= batch->later.count;
     b->processing_bytes -= batch->later.bytes;
     while ((c = conversation_list_pop(&batch->later)) != NULL)
@@ -29,6 +30,7 @@ static struct batch *batch_new(struct batcher *b, size_t count)
     if (batch == NULL)
         return NULL;
     batch->batcher = b;
+    batch->progress_seen = b->progress;
     batch->write.rows = calloc(count + 1, sizeof *batch->write.rows);
     TAILQ_INSERT_TAIL(&b->batches, batch, link);
     b->batch_count++;

@@ -33,7 +33,7 @@
 #define STRING_(x) #x
 #define STRING(x) STRING_(x)
 
-static int64_t now_ms(void)
+int64_t pgconn_now_ms(void)
 {
     struct timespec t;
 
@@ -66,8 +66,7 @@ void pg_error_set(struct pg_error *err, enum pg_fault fault, const char *format,
     va_start(args, format);
     vsnprintf(text, sizeof text, format, args);
     va_end(args);
-    err->fault = fault;
-    err->sqlstate[0] = '\0';
+    *err = (struct pg_error){.fault = fault};
     copy_text(err->text, sizeof err->text, text);
 }
 
@@ -109,6 +108,7 @@ void pg_error_from_result(struct pg_error *err, const PGresult *result)
 {
     const char *sqlstate = PQresultErrorField(result, PG_DIAG_SQLSTATE);
     const char *primary = PQresultErrorField(result, PG_DIAG_MESSAGE_PRIMARY);
+    const char *severity = PQresultErrorField(result, PG_DIAG_SEVERITY_NONLOCALIZED);
 
     /* Without a SQLSTATE it is libpq that speaks: the connection is gone. */
     if (sqlstate == NULL) {
@@ -117,6 +117,7 @@ void pg_error_from_result(struct pg_error *err, const PGresult *result)
     }
     snprintf(err->sqlstate, sizeof err->sqlstate, "%s", sqlstate);
     err->fault = pg_fault_of(sqlstate);
+    err->refused = severity != NULL && strcmp(severity, "ERROR") == 0;
     copy_text(err->text, sizeof err->text, primary != NULL ? primary : "(no message)");
 }
 
@@ -170,7 +171,7 @@ static int wait_for(PGconn *conn, short events, int64_t deadline_ms, struct pg_e
 {
     for (;;) {
         struct pollfd p = {.fd = PQsocket(conn), .events = events};
-        int64_t left = deadline_ms - now_ms();
+        int64_t left = deadline_ms - pgconn_now_ms();
         int n;
 
         if (left <= 0)
@@ -196,7 +197,7 @@ int pgconn_flush(PGconn *conn, struct pg_error *err)
     while ((more = PQflush(conn)) > 0) {
         short events = 0;
 
-        if (wait_for(conn, POLLIN | POLLOUT, now_ms() + PG_SILENCE_MS, err, &events) != 0)
+        if (wait_for(conn, POLLIN | POLLOUT, pgconn_now_ms() + PG_SILENCE_MS, err, &events) != 0)
             return -1;
         if ((events & ~POLLOUT) != 0 && !PQconsumeInput(conn))
             break;
@@ -212,7 +213,7 @@ int pgconn_next(PGconn *conn, PGresult **ret, struct pg_error *err)
     while (PQstatus(conn) == CONNECTION_OK && PQisBusy(conn)) {
         short events = 0;
 
-        if (wait_for(conn, POLLIN, now_ms() + PG_SILENCE_MS, err, &events) != 0)
+        if (wait_for(conn, POLLIN, pgconn_now_ms() + PG_SILENCE_MS, err, &events) != 0)
             return -1;
         /* A failure here leaves the connection bad; PQgetResult() below still hands out what had
          * arrived before, the server's reason among it. */
@@ -363,7 +364,7 @@ static int connect_host(const char *conninfo, const struct host *h, int timeout_
                         const char *password, PGconn **ret, struct pg_error *err)
 {
     PGconn *conn = connect_start(conninfo, h, password);
-    int64_t deadline_ms = now_ms() + (int64_t)timeout_s * 1000;
+    int64_t deadline_ms = pgconn_now_ms() + (int64_t)timeout_s * 1000;
     PostgresPollingStatusType state = PGRES_POLLING_WRITING;
     short ignored;
 

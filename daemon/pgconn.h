@@ -25,6 +25,7 @@ struct pg_error {
     enum pg_fault fault;
     char sqlstate[6]; /* the server's or PG_NO_MEMORY; "" where there is none */
     char text[256]; /* the server's primary message (never DETAIL, which shows rows), or libpq's */
+    bool refused;   /* one statement was refused, and the session goes on */
 };
 
 /* What a new connection found. */
@@ -40,6 +41,9 @@ struct pgconn_settings {
  * mode, outside pipeline mode; or -1 with *err. */
 int pgconn_open(const char *conninfo, PGconn **ret, struct pgconn_settings *ret_settings,
                 struct pg_error *err) __attribute__((warn_unused_result));
+
+/* Of the monotonic clock. */
+int64_t pgconn_now_ms(void);
 
 /* False when the server has ended the connection while it was idle; when its last words have come
  * but not yet the end, the notice receiver has had them. */

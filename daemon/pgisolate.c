@@ -6,8 +6,12 @@
  * the row in flight is the guilty one. It is blamed only when the server has crashed, which its
  * next connection shows; a mere cut of the line is nobody's fault. And a row whose COMMIT went
  * through before the end is stored, whatever came after. A server that said good-bye first did not
- * die of a row, and a lock or a full disk is no row's fault either: those end the call with the
- * rest still pending. */
+ * die of a row, and a full disk is no row's fault either: those end the call with the rest still
+ * pending.
+ *
+ * A row that meets a lock, or is refused for a reason that lies with the database as a rule (a
+ * right, a table), stays pending, and the next ones go on: whether they come through tells whose
+ * the trouble is. */
 #include "daemon/pgwriter_internal.h"
 
 #include <string.h>
@@ -20,6 +24,8 @@
 /* The server's recovery after a crash is waited for this long. */
 #define RECONNECT_WAIT_MS 60000
 #define RECONNECT_POLL_MS 200
+/* So long no row may come to its end before the call ends with those that are left. */
+#define IN_VAIN_MS 2000
 
 struct isolation {
     struct pgwriter *w;
@@ -27,6 +33,8 @@ struct isolation {
     struct pg_error *err; /* the first reason for rows that are left */
     int deaths;
     bool one_at_a_time;
+    size_t left;      /* rows of this window that stay pending */
+    int64_t since_ms; /* a row came to its end */
 };
 
 static void keep_error(struct isolation *i, const struct pg_error *err)
@@ -35,12 +43,33 @@ static void keep_error(struct isolation *i, const struct pg_error *err)
         *i->err = *err;
 }
 
+/* The connection is gone: that counts for more than what single rows met. */
+static void keep_loss(struct isolation *i, const struct pg_error *err)
+{
+    if (i->err->fault == PG_FAULT_NONE || i->err->refused)
+        *i->err = *err;
+}
+
 /* Whether this may be the row's own fault when it is its last chance: a statement that took too
- * long or too much memory. Locks, deadlocks, full disks are not. */
-static bool is_own_fault(const struct pg_error *err)
+ * long or too much memory, or what others did not meet. Locks, deadlocks, full disks are not. */
+static bool is_own_fault(const struct write_batch *batch, const struct pg_error *err)
 {
     return err->fault == PG_FAULT_DATA || strcmp(err->sqlstate, "57014") == 0 ||
-           strcmp(err->sqlstate, "53200") == 0;
+           strcmp(err->sqlstate, "53200") == 0 ||
+           (err->refused && batch->own_sqlstate[0] != '\0' &&
+            strcmp(err->sqlstate, batch->own_sqlstate) == 0);
+}
+
+/* 0 where the next row may fare better, else -1. */
+static int leave_pending(struct isolation *i, const struct pg_error *err)
+{
+    bool may_be_alone =
+        err->refused && (err->fault == PG_FAULT_STOPPED || err->fault == PG_FAULT_UNREACHABLE ||
+                         strcmp(err->sqlstate, "55P03") == 0);
+
+    keep_error(i, err);
+    i->left++;
+    return may_be_alone ? 0 : -1;
 }
 
 /* The text alone, because its vector was refused or may have killed a backend. 0 when the row is
@@ -62,8 +91,7 @@ static int store_text_only(struct isolation *i, const uint32_t *row, const char 
         pgwriter_refuse(i->w, *row, t.error.sqlstate, t.error.text);
         return 0;
     }
-    keep_error(i, &t.error);
-    return -1;
+    return leave_pending(i, &t.error);
 }
 
 /* One answered transaction of one row. 0, or -1 when the call must end. */
@@ -80,28 +108,28 @@ static int judge(struct isolation *i, const struct transaction *t)
         }
         return ret;
     }
-    if (t->error.fault == PG_FAULT_DATA || (i->batch->last_attempt && is_own_fault(&t->error))) {
+    if (t->error.fault == PG_FAULT_DATA ||
+        (i->batch->last_attempt && is_own_fault(i->batch, &t->error))) {
         pgwriter_refuse(i->w, t->rows[0], t->error.sqlstate, t->error.text);
         return 0;
     }
-    keep_error(i, &t->error);
-    return -1;
+    return leave_pending(i, &t->error);
 }
 
 /* The server comes back after a crash, or not. */
 static int reconnect(struct isolation *i)
 {
+    int64_t until_ms = pgconn_now_ms() + RECONNECT_WAIT_MS;
     struct pg_error err;
 
-    for (int waited_ms = 0;; waited_ms += RECONNECT_POLL_MS) {
-        if (pgwriter_connect(i->w, &err) == 0)
-            return 0;
-        if (err.fault != PG_FAULT_UNREACHABLE || waited_ms >= RECONNECT_WAIT_MS)
-            break;
+    while (pgwriter_connect(i->w, &err) != 0) {
+        if (err.fault != PG_FAULT_UNREACHABLE || pgconn_now_ms() >= until_ms) {
+            keep_loss(i, &err);
+            return -1;
+        }
         nanosleep(&(struct timespec){.tv_nsec = RECONNECT_POLL_MS * 1000000L}, NULL);
     }
-    keep_error(i, &err);
-    return -1;
+    return 0;
 }
 
 /* 0 where the server has crashed since the last connection; -1 where it was the line that was cut,
@@ -113,7 +141,7 @@ static int reconnect_after_death(struct isolation *i, const struct pg_error *lin
     if (reconnect(i) != 0)
         return -1;
     if (i->w->incarnation == before) {
-        keep_error(i, line_lost);
+        keep_loss(i, line_lost);
         return -1;
     }
     i->deaths++;
@@ -153,7 +181,7 @@ static int go_on_after_loss(struct isolation *i, const struct transaction *unans
                             const struct pg_error *err)
 {
     if (i->w->farewell || unanswered->error.fault != PG_FAULT_NONE) {
-        keep_error(i, unanswered->error.fault != PG_FAULT_NONE ? &unanswered->error : err);
+        keep_loss(i, unanswered->error.fault != PG_FAULT_NONE ? &unanswered->error : err);
         return -1;
     }
     return reconnect_after_death(i, err);
@@ -178,12 +206,15 @@ static int isolate_window(struct isolation *i, size_t *next)
         answered++;
     if (lost && go_on_after_loss(i, &t[answered], &err) != 0)
         return -1;
+    i->left = 0;
     for (size_t k = 0; k < answered; k++)
         if (judge(i, &t[k]) != 0)
             return -1;
+    if (i->left < answered)
+        i->since_ms = pgconn_now_ms();
     *next += answered;
     if (!lost)
-        return 0;
+        return pgconn_now_ms() - i->since_ms < IN_VAIN_MS ? 0 : -1;
     if ((i->one_at_a_time || count == 1) && answered < count) {
         *next += 1;
         return blame(i, t[answered].rows);
@@ -194,7 +225,7 @@ static int isolate_window(struct isolation *i, size_t *next)
 
 void pgwriter_isolate(struct pgwriter *w, struct write_batch *batch, struct pg_error *err)
 {
-    struct isolation i = {.w = w, .batch = batch, .err = err};
+    struct isolation i = {.w = w, .batch = batch, .err = err, .since_ms = pgconn_now_ms()};
     struct pg_error last;
     size_t next = 0;
 

@@ -80,6 +80,7 @@ static const char backlog_sql[] =
 static const char *const names[STATEMENT_COUNT] = {
     [STATEMENT_BEGIN] = "convstore_begin",
     [STATEMENT_COMMIT] = "convstore_commit",
+    [STATEMENT_BRIEF_LOCKS] = "convstore_brief_locks",
     [STATEMENT_CONVERSATIONS] = "convstore_conversations",
     [STATEMENT_HASHES] = "convstore_hashes",
     [STATEMENT_DEAD_LETTERS] = "convstore_dead_letters",
@@ -99,6 +100,7 @@ void pgstatement_prepare_all(struct pgpipe *pipe, const struct schema_vectors *v
     const char *const sql[STATEMENT_COUNT] = {
         [STATEMENT_BEGIN] = "BEGIN",
         [STATEMENT_COMMIT] = "COMMIT",
+        [STATEMENT_BRIEF_LOCKS] = "SET LOCAL lock_timeout = '100ms'",
         [STATEMENT_CONVERSATIONS] = conversations_sql,
         [STATEMENT_HASHES] = hashes_sql,
         [STATEMENT_DEAD_LETTERS] = dead_letters_sql,

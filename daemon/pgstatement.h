@@ -10,6 +10,7 @@
 enum pgstatement {
     STATEMENT_BEGIN,
     STATEMENT_COMMIT,        /* of a failed transaction: rolls back, and says so in its tag */
+    STATEMENT_BRIEF_LOCKS,   /* this transaction waits no longer than 0.1 s for a lock */
     STATEMENT_CONVERSATIONS, /* gives user_id, id of the rows that are new, in order */
     STATEMENT_HASHES, /* gives ordinal (from 1) and content_hash of the rows that are there */
     STATEMENT_DEAD_LETTERS,

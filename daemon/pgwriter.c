@@ -160,6 +160,8 @@ static void send_transaction(struct pgwriter *w, struct write_batch *batch,
     size_t vectors = w->first_vector[t->rows[t->count - 1] + 1] - first;
 
     pgstatement_send(&w->pipe, STATEMENT_BEGIN);
+    if (batch->isolate)
+        pgstatement_send(&w->pipe, STATEMENT_BRIEF_LOCKS);
     pgstatement_conversations(&w->pipe, &w->params, batch, t->rows, t->count);
     if (w->config->model.dimension > 0) {
         if (vectors > 0 && t->no_vectors == NULL)
@@ -302,6 +304,7 @@ int pgwriter_bury(struct pgwriter *w, struct write_batch *batch, struct pg_error
     }
     *err = t.error;
     /* A dead letter that is refused in its turn has nowhere to go: somebody must look. */
+    err->refused = false;
     if (err->fault == PG_FAULT_DATA)
         err->fault = PG_FAULT_STOPPED;
     return -1;
@@ -387,7 +390,7 @@ void pgwriter_write(struct pgwriter *w, struct write_batch *batch)
 
     for (size_t i = 0; i < batch->count; i++)
         batch->rows[i].verdict = ROW_PENDING;
-    batch->lost_in_flight = false;
+    batch->lost_in_flight = batch->refused = false;
     w->conflict_count = w->refusal_count = 0;
     if (!scratch_reserve(w, batch->count)) {
         pg_error_no_memory(&err);
@@ -399,6 +402,7 @@ void pgwriter_write(struct pgwriter *w, struct write_batch *batch)
         else
             write_whole(w, batch, &err);
         check_settled(batch, &err);
+        batch->refused = err.refused;
         if (err.fault != PG_FAULT_NONE)
             pgwriter_after_error(w, &err);
     }

@@ -61,7 +61,7 @@ enum write_outcome {
     WRITE_SUSPECT, /* failed in a way that may be one row's fault (22, 23, 54, XX and unknown ones;
                       isolated: its backend died of it): try isolated */
     WRITE_STOPPED, /* schema or permission trouble (42, 28, 3D, 3F, wrong encoding or version), or
-                      dead letters that cannot be written: nobody can write now */
+                      dead letters that cannot be written: nobody can write now, unless `refused` */
 };
 
 struct write_batch {
@@ -73,10 +73,14 @@ struct write_batch {
     bool isolate;      /* row by row, a sync after each; refused rows become dead letters */
     bool last_attempt; /* isolate: a row that fails now for whatever reason of its own is
                           dead-lettered */
+    char
+        own_sqlstate[6]; /* last_attempt: this one is a row's own, too, whatever its class; or "" */
 
     /* Out. The rows' verdicts hold whatever the outcome is: one that is not ROW_PENDING is done
      * with, the others go again. */
     enum write_outcome outcome;
+    bool refused;        /* out: the server refused a statement of it, and nothing else was wrong;
+                            with WRITE_UNREACHABLE and WRITE_STOPPED it may be one row's fault */
     bool lost_in_flight; /* out: the server took the batch and then went away without a word,
                             as a backend does that dies of it; twice alike is suspect */
     char sqlstate[6];    /* out: "" on success or where there is none */

@@ -8,7 +8,6 @@
 
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 
 void pgwriter_disconnect(struct pgwriter *w)
 {
@@ -78,14 +77,6 @@ static int set_up(struct pgwriter *w, struct pg_error *err)
     return prepare(w, err);
 }
 
-static int64_t now_ms(void)
-{
-    struct timespec now;
-
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
-}
-
 static void note_vectors(struct pgwriter *w)
 {
     memcpy(w->found.pgvector_version, w->vectors.pgvector_version,
@@ -105,9 +96,9 @@ static bool storage_has_changed(struct pgwriter *w)
     struct pg_error err;
 
     if (model->dimension == 0 || strcmp(w->vectors.storage, model->storage) == 0 ||
-        now_ms() < w->look_at_ms)
+        pgconn_now_ms() < w->look_at_ms)
         return false;
-    w->look_at_ms = now_ms() + PGWRITER_LOOK_MS;
+    w->look_at_ms = pgconn_now_ms() + PGWRITER_LOOK_MS;
     if (!PQexitPipelineMode(w->conn) || schema_vectors(w->conn, model->storage, &now, &err) != 0 ||
         !PQenterPipelineMode(w->conn) || strcmp(now.storage, w->vectors.storage) != 0)
         return true;
@@ -139,7 +130,7 @@ int pgwriter_connect(struct pgwriter *w, struct pg_error *err)
     w->found.fsync_off = settings.fsync_off;
     w->found.timeline = settings.timeline;
     w->incarnation = settings.incarnation;
-    w->look_at_ms = now_ms() + PGWRITER_LOOK_MS;
+    w->look_at_ms = pgconn_now_ms() + PGWRITER_LOOK_MS;
     note_vectors(w);
     return 0;
 }

@@ -423,6 +423,61 @@ class Refusals(PgFaults):
                 "grant insert on convstore.conversations to convstore"))
         self.assertEqual(self.pg.count(), 4)
 
+    def test_a_right_that_one_row_lacks(self):
+        """Goal of this test: a trigger refuses one platform with 42501, which else stops all writing: its
+        rows hold nobody up, however they come, and become dead letters when others were stored beside
+        them; a retry stores them when the trigger is gone."""
+        d = self.daemon(self.pg, batch__max_attempts=3, **QUICK)
+        with d.client() as client:
+            client.request("store", conversation("first"), STORED)
+            self.pg.sql("create function convstore.f() returns trigger language plpgsql as $$ begin"
+                        " if new.platform = 'fax' then raise 'no faxes' using errcode = '42501'; end if;"
+                        " return new; end $$;"
+                        " create trigger t before insert on convstore.conversations"
+                        " for each row execute function convstore.f()")
+            client.request("store", conversation(transcript="alone", platform="fax"))
+            many = client.send("store_many", [conversation(transcript=f"t{n}", platform="fax" if n == 7 else "web")
+                                              for n in range(60)], STORED)
+            stored = 0
+            while self.pg.count("dead_letters") < 2 and stored < 1000:
+                client.request("store", conversation("web"), STORED)
+                stored += 1
+                time.sleep(0.02)
+            error, answer = client.reply(many)
+            self.assertEqual((error, [index for index, _ in answer["errors"]]), (None, [7]))
+            self.assertEqual(self.pg.sql("select transcript, sqlstate, reason from convstore.dead_letters order by 1"),
+                             [("alone", "42501", "no faxes"), ("t7", "42501", "no faxes")])
+            self.assertEqual((self.pg.count(), d.stats()["database"]["state"]), (60 + stored, "up"))
+        self.pg.sql("drop trigger t on convstore.conversations")
+        with d.control() as control:
+            self.assertEqual(control.request("dead_letters", {"action": "retry"})["stored"], 2)
+
+    def test_keys_that_another_session_locks(self):
+        """Goal of this test: another session has inserted five of the ids that are stored, and does not end
+        its transaction: they and nobody else wait for it."""
+        d = self.daemon(self.pg, **QUICK)
+        other = self.pg.connect()
+        self.addCleanup(other.close)
+        other.autocommit = False
+        with d.client() as client:
+            client.request("store", conversation("first"), STORED)
+            ids = [str(uuid.uuid4()) for _ in range(5)]
+            for key in ids:
+                other.cursor().execute("insert into convstore.conversations (user_id, id, created_at, content_hash,"
+                                       " platform, transcript) values ('ann', %s, now(), '', 'x', 'theirs')", (key,))
+            locked = []
+            for key in ids:  # each in a batch of its own, one of them among others
+                locked.append(client.send("store", conversation("ann", key, id=key), STORED))
+                time.sleep(0.05)
+            for n in range(100):
+                client.request("store", conversation("bob", f"{n}"), STORED, timeout=60)
+            self.assertEqual(self.pg.count(), 101)
+            self.assertGreaterEqual(self.pg.log().count("canceling statement due to lock timeout"), 5)
+            other.rollback()
+            for asked in locked:
+                self.assertIsNone(client.reply(asked, timeout=30)[0])
+        self.assertEqual((self.pg.count(), self.pg.count("dead_letters")), (106, 0))
+
     def test_a_full_tablespace(self):
         """Goal of this test: the tablespace runs full (53100): nothing is lost or set aside, stores are
         acked; when there is room all of it is stored."""

@@ -7,6 +7,7 @@
 #include <cmocka.h>
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -624,6 +625,141 @@ static void test_a_row_that_kills_its_backend_is_not_tried_on_and_on(void **stat
     fixture_end(f);
 }
 
+static unsigned key_of(const struct write_row *row)
+{
+    return conversation_header(row->conversation)->id[1];
+}
+
+/* A row stays pending, and with it the whole batch where it does not go row by row. */
+static void leave_pending(struct write_batch *batch, size_t row, enum write_outcome outcome,
+                          const char *sqlstate)
+{
+    for (size_t i = 0; !batch->isolate && i < batch->count; i++)
+        batch->rows[i].verdict = ROW_PENDING;
+    batch->rows[row].verdict = ROW_PENDING;
+    batch->outcome = outcome;
+    batch->refused = true;
+    strcpy(batch->sqlstate, sqlstate);
+}
+
+/* One row meets what is the database's own trouble as a rule, and nobody else does. */
+static void refuse_key_3(size_t number, struct write_batch *batch)
+{
+    (void)number;
+    store_all(batch);
+    for (size_t i = 0; i < batch->count; i++)
+        if (key_of(&batch->rows[i]) == 3 && batch->last_attempt) {
+            assert_string_equal(batch->own_sqlstate, retry_sqlstate);
+            batch->rows[i].verdict = ROW_DEAD;
+        } else if (key_of(&batch->rows[i]) == 3) {
+            leave_pending(batch, i,
+                          strcmp(retry_sqlstate, "42501") == 0 ? WRITE_STOPPED : WRITE_UNREACHABLE,
+                          retry_sqlstate);
+        }
+}
+
+static void push_until_one_is_dead(uv_timer_t *timer)
+{
+    struct fixture *f = timer->data;
+
+    if (f->verdicts[ROW_DEAD] == 0)
+        push(f, 1);
+    else
+        uv_timer_stop(timer);
+}
+
+/* Goal: a right that only one row lacks, a bad block that only one row meets: its neighbours and
+ * those who come after it are stored, and when they were, it is set aside. */
+static void test_trouble_of_one_row_alone(void **state)
+{
+    static const char *const troubles[] = {"42501", "58030"};
+
+    (void)state;
+    for (size_t i = 0; i < sizeof troubles / sizeof *troubles; i++) {
+        struct fixture *f = fixture_new(8, 0);
+        uv_timer_t timer;
+
+        retry_sqlstate = troubles[i];
+        script = refuse_key_3;
+        uv_timer_init(&f->loop, &timer);
+        timer.data = f;
+        uv_timer_start(&timer, push_until_one_is_dead, 20, 20);
+        push(f, 8);
+        run_until_all(f);
+        assert_int_equal(f->verdicts[ROW_DEAD], 1);
+        assert_int_equal(f->verdicts[ROW_STORED], f->expected - 1);
+        assert_int_equal(batcher_status(f->batcher).database, DATABASE_UP);
+        uv_close((uv_handle_t *)&timer, NULL);
+        fixture_end(f);
+    }
+}
+
+/* All rows meet it, until it is mended after the tenth try. */
+static void refuse_ten(size_t number, struct write_batch *batch)
+{
+    store_all(batch);
+    for (size_t i = 0; number < 10 && i < batch->count; i++)
+        leave_pending(batch, i, WRITE_STOPPED, "42P01");
+}
+
+static void check_stopped(uv_timer_t *timer)
+{
+    const struct fixture *f = timer->data;
+    struct batcher_status status = batcher_status(f->batcher);
+
+    assert_int_equal(status.database, DATABASE_STOPPED);
+    assert_int_equal(status.batches, 5);
+    assert_int_equal(status.queued, 15);
+    assert_int_equal(seen_count, 10);
+}
+
+/* Goal: trouble of the database's own holds everybody, and a few batches have found that out: each
+ * of them tried twice, the second time row by row, and then all wait. Nothing is set aside. */
+static void test_trouble_of_all_rows(void **state)
+{
+    struct fixture *f = fixture_new(1, 0);
+    uv_timer_t timer;
+
+    (void)state;
+    script = refuse_ten;
+    uv_timer_init(&f->loop, &timer);
+    timer.data = f;
+    uv_timer_start(&timer, check_stopped, 2000, 0);
+    push(f, 20);
+    run_until_all(f);
+    assert_int_equal(f->verdicts[ROW_STORED], 20);
+    assert_int_equal(batcher_status(f->batcher).database, DATABASE_UP);
+    uv_close((uv_handle_t *)&timer, NULL);
+    fixture_end(f);
+}
+
+static atomic_size_t stored_beside;
+
+static void lock_keys_below_5(size_t number, struct write_batch *batch)
+{
+    (void)number;
+    store_all(batch);
+    for (size_t i = 0; i < batch->count; i++)
+        if (key_of(&batch->rows[i]) >= 5)
+            stored_beside++;
+        else if (stored_beside < 50)
+            leave_pending(batch, i, WRITE_RETRY, "55P03");
+}
+
+/* Goal: more keys are locked than batches may be under way, and each is in one: all others pass. */
+static void test_locked_keys_hold_nobody_up(void **state)
+{
+    struct fixture *f = fixture_new(1, 0);
+
+    (void)state;
+    stored_beside = 0;
+    script = lock_keys_below_5;
+    push(f, 55);
+    run_until_all(f);
+    assert_int_equal(f->verdicts[ROW_STORED], 55);
+    fixture_end(f);
+}
+
 static void no_duplicates_inside(size_t number, struct write_batch *batch)
 {
     (void)number;
@@ -901,6 +1037,9 @@ int main(void)
         cmocka_unit_test(test_retry_that_is_a_rows_own_fault_ends),
         cmocka_unit_test(test_retry_that_is_nobodys_fault_never_ends_in_dead_letters),
         cmocka_unit_test(test_a_row_that_kills_its_backend_is_not_tried_on_and_on),
+        cmocka_unit_test(test_trouble_of_one_row_alone),
+        cmocka_unit_test(test_trouble_of_all_rows),
+        cmocka_unit_test(test_locked_keys_hold_nobody_up),
         cmocka_unit_test(test_sorted_and_no_key_twice),
         cmocka_unit_test(test_same_key_in_order),
         cmocka_unit_test(test_stopped),
