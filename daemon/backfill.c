@@ -204,10 +204,10 @@ static void on_claimed(struct lane *lane)
 {
     struct backfill *b = lane->backfill;
 
-    if (lane->job.counted) {
-        b->status.backlog = lane->job.backlog;
+    if (lane->job.count)
         b->next_count_ms = uv_now(b->loop) + COUNT_MS + COUNT_SHARE * lane->job.count_ms;
-    }
+    if (lane->job.counted)
+        b->status.backlog = lane->job.backlog;
     if (lane->load.count == 0) {
         go_idle(lane, POLL_MS);
         return;

@@ -18,10 +18,11 @@ static void run(struct pgwriter *w, struct backfill_job *job)
         return;
     }
     if (job->count) {
-        if (backfill_pg_count(w, &job->backlog, &job->error) != 0)
-            return;
-        job->counted = true;
+        job->counted = backfill_pg_count(w, &job->backlog, &job->error) == 0;
         job->count_ms = (uv_hrtime() - started) / 1000000;
+        /* One that takes the server too long is only made more seldom. */
+        if (!job->counted && job->error.fault != PG_FAULT_PASSING)
+            return;
     }
     job->result = 0;
     if (job->claim_limit > 0)

@@ -8,6 +8,9 @@
 #include <assert.h>
 #include <stdlib.h>
 
+/* A server that asks for less gets no more requests by it. */
+#define RETRY_AFTER_MIN_MS 100
+
 const char *breaker_state_name(enum breaker_state state)
 {
     switch (state) {
@@ -58,7 +61,9 @@ void breaker_settle(struct breaker *b, enum breaker_event event, int retry_after
         return; /* it was under way when another failed */
     b->counted_ms = now_ms;
     b->until_ms = now_ms + pause_ms((*count)++);
-    if (retry_after_ms >= 0)
+    if (retry_after_ms > 0 && retry_after_ms < RETRY_AFTER_MIN_MS)
+        retry_after_ms = RETRY_AFTER_MIN_MS;
+    if (retry_after_ms > 0)
         b->until_ms = now_ms + (uint64_t)retry_after_ms;
     if (was_probe || event == BREAKER_REFUSED || b->failures >= BREAKER_FAILURES_MAX ||
         b->limited >= BREAKER_LIMITED_MAX)

@@ -38,7 +38,8 @@ bool breaker_allows(const struct breaker *b, uint64_t now_ms);
 /* A request goes; it was allowed. */
 void breaker_begin(struct breaker *b);
 
-/* A request that began at begun_ms is over. retry_after_ms: what the server asked for, or -1.
+/* A request that began at begun_ms is over. retry_after_ms: what the server asked for, or -1; 0,
+ * which is also a date that our clock has passed already, says nothing.
  * Requests that were under way together fail together and count once. */
 void breaker_settle(struct breaker *b, enum breaker_event event, int retry_after_ms,
                     uint64_t begun_ms, uint64_t now_ms);

@@ -68,6 +68,23 @@ static size_t on_body(char *data, size_t size, size_t count, void *arg)
     return len;
 }
 
+/* Not a number: less than 1. */
+static int bounded_ms(double ms)
+{
+    if (!(ms >= 1))
+        return 0;
+    return ms < RETRY_AFTER_MAX_MS ? (int)ms : RETRY_AFTER_MAX_MS;
+}
+
+/* A retry-after-ms's value; -1 where it is no number. */
+static int retry_after_in_ms(const char *value)
+{
+    char *end;
+    double ms = strtod(value, &end);
+
+    return end != value ? bounded_ms(ms) : -1;
+}
+
 /* A Retry-After's value: seconds or a date; -1 where it is neither. */
 static int retry_after(const char *value)
 {
@@ -81,9 +98,7 @@ static int retry_after(const char *value)
             return -1;
         seconds = difftime(when, time(NULL));
     }
-    if (!(seconds > 0))
-        return 0;
-    return seconds < RETRY_AFTER_MAX_MS / 1000.0 ? (int)(seconds * 1000) : RETRY_AFTER_MAX_MS;
+    return bounded_ms(seconds * 1000);
 }
 
 /* libcurl hands over one whole header line at a time. */
@@ -102,9 +117,7 @@ static size_t on_header(char *data, size_t size, size_t count, void *arg)
     memcpy(line, data, len);
     line[len] = '\0';
     if (strncasecmp(line, in_ms, strlen(in_ms)) == 0) {
-        double ms = strtod(line + strlen(in_ms), NULL);
-
-        h->retry_after_ms = ms > 0 && ms < RETRY_AFTER_MAX_MS ? (int)ms : RETRY_AFTER_MAX_MS;
+        h->retry_after_ms = retry_after_in_ms(line + strlen(in_ms));
     } else if (strncasecmp(line, plain, strlen(plain)) == 0 && h->retry_after_ms == -1) {
         h->retry_after_ms = retry_after(line + strlen(plain) + strspn(line + strlen(plain), " \t"));
     }

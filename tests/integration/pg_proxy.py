@@ -1,6 +1,6 @@
 """Proxies before PostgreSQL's Unix socket: one cuts a connection at one exact moment, when COMMIT has
-reached the server, which has committed, and its answer never comes back; one makes the server older
-than it is."""
+reached the server, which has committed, and its answer never comes back; one gives the server another
+statement than was asked; one makes the server older than it is."""
 import pathlib
 import re
 import socket
@@ -54,10 +54,14 @@ class Proxy:
     def _requests(self, client, server):
         try:
             while data := client.recv(1 << 16):
-                server.sendall(data)
+                server.sendall(self.edit_request(data))
         except OSError:
             pass
         self._end(client, server)
+
+    def edit_request(self, data):
+        """What the server gets of one read."""
+        return data
 
     def edit(self, data):
         """What the client gets of one read, and whether the connection ends with it."""
@@ -99,6 +103,18 @@ class CommitCutter(Proxy):
         at = data.find(COMMITTED)
         cut = at >= 0 and self._wants_cut()
         return (data[:at] if cut else data), cut
+
+
+class OtherStatement(Proxy):
+    """The server gets another statement, where that is no longer than what the client asked."""
+
+    def __init__(self, directory, postgres, asked, instead):
+        self.asked, self.instead, self.edits = asked.encode(), instead.ljust(len(asked)).encode(), 0
+        super().__init__(directory, postgres)
+
+    def edit_request(self, data):
+        self.edits += data.count(self.asked)
+        return data.replace(self.asked, self.instead)
 
 
 class OldServer(Proxy):

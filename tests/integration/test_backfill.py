@@ -6,6 +6,7 @@ import time
 import unittest
 
 from harness import Scenario, conversation, eventually, scaled, vector
+from pg_proxy import OtherStatement
 
 STORED = {"wait": "stored"}
 PREFIX = "search_document: "  # what nomic-embed-text wants before a text
@@ -60,6 +61,27 @@ class Backfill(Scenario):
         self.waits_for_backlog(d)
         self.check_vectors(20)
         self.assertEqual(server.inputs, 20)
+
+    def test_a_count_that_the_server_ends(self):
+        """Goal of this test: the backlog is too large for the server to count it within
+        statement_timeout: its rows get their vectors all the same."""
+        server = self.ollama()
+        self.pg.sql(self.daemon(self.pg, start=False).ctl("schema").stdout)
+        self.pg.sql("create function public.ended() returns int8 language plpgsql as $$ begin"
+                    " raise 'canceling statement due to statement timeout' using errcode = '57014'; end $$")
+        proxy = OtherStatement(self.directory / "proxy", self.pg,
+                               "SELECT count(*) FROM convstore.embedding_backlog WHERE model_id = $1::int2",
+                               "SELECT public.ended() WHERE $1::int2 > 0")
+        self.addCleanup(proxy.close)
+        server.gate.clear()
+        d = self.ollama_daemon(server, name="counting", database__conninfo=proxy.conninfo,
+                               embedding__timeout_ms=60000)
+        self.store(d, [f"late {n}" for n in range(20)])
+        self.assertEqual(self.pg.count("embeddings"), 0)
+        server.gate.set()
+        eventually(lambda: self.pg.count("embedding_backlog") == 0, 30, "an empty backlog")
+        self.check_vectors(20)
+        self.assertGreater(proxy.edits, 0)
 
     def test_rows_from_before_a_restart(self):
         """Goal of this test: what the embedder owed when the daemon ended, the next start fills in,

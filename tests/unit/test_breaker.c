@@ -58,8 +58,24 @@ static void test_retry_after_wins(void **state)
     breaker_settle(&b, BREAKER_LIMITED, 60000, 0, 100);
     assert_int_equal(b.until_ms, 60100);
     assert_int_equal(b.state, BREAKER_CLOSED);
-    breaker_settle(&b, BREAKER_LIMITED, 0, 70000, 70001);
-    assert_true(breaker_allows(&b, 70001));
+    breaker_settle(&b, BREAKER_LIMITED, 300, 70000, 70001);
+    assert_int_equal(b.until_ms, 70301);
+}
+
+/* Goal: a server that asks for no pause at all, or for next to none, is not asked without pause. */
+static void test_retry_after_of_nothing(void **state)
+{
+    (void)state;
+    for (int ms = -1; ms <= 1; ms++) {
+        struct breaker b = {.state = BREAKER_CLOSED};
+
+        for (unsigned i = 0; i < 20; i++) {
+            breaker_settle(&b, BREAKER_LIMITED, ms, b.until_ms + 1, b.until_ms + 2);
+            assert_false(breaker_allows(&b, b.counted_ms + 99));
+        }
+        assert_in_range(b.until_ms - b.counted_ms, ms == 1 ? 100 : BREAKER_CAP_MS / 2,
+                        BREAKER_CAP_MS);
+    }
 }
 
 static void test_too_many_requests_have_their_own_budget(void **state)
@@ -93,6 +109,7 @@ int main(void)
         cmocka_unit_test(test_pauses_grow_and_it_opens),
         cmocka_unit_test(test_what_fails_together_counts_once),
         cmocka_unit_test(test_retry_after_wins),
+        cmocka_unit_test(test_retry_after_of_nothing),
         cmocka_unit_test(test_too_many_requests_have_their_own_budget),
         cmocka_unit_test(test_a_refusal_opens_at_once),
     };

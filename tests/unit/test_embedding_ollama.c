@@ -387,6 +387,10 @@ static void test_statuses(void **state)
     check_status(429, "retry-after:2.5\r\n", "", EMBED_LIMITED, 2500, 2500);
     check_status(429, "Retry-After: 7\r\nRetry-After-Ms: 1500\r\n", "", EMBED_LIMITED, 1500, 1500);
     check_status(429, "Retry-After-Ms: 1500\r\nRetry-After: 7\r\n", "", EMBED_LIMITED, 1500, 1500);
+    check_status(429, "Retry-After-Ms: 0\r\n", "", EMBED_LIMITED, 0, 0);
+    check_status(429, "Retry-After-Ms: -1\r\n", "", EMBED_LIMITED, 0, 0);
+    check_status(429, "Retry-After-Ms: soon\r\n", "", EMBED_LIMITED, -1, -1);
+    check_status(429, "Retry-After-Ms: 1e12\r\n", "", EMBED_LIMITED, 3600000, 3600000);
     check_status(429, "Retry-After: -5\r\n", "", EMBED_LIMITED, 0, 0);
     check_status(429, "Retry-After: 99999999999\r\n", "", EMBED_LIMITED, 3600000, 3600000);
     check_status(429, "Retry-After: soon\r\n", "", EMBED_LIMITED, -1, -1);
