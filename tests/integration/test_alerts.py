@@ -9,7 +9,7 @@ import time
 import unittest
 
 import test_disk
-from harness import BUILD, Postgres, RpcError, Scenario, conversation, eventually, scaled, undisturbed
+from harness import BUILD, Postgres, RpcError, Scenario, conversation, eventually, scaled, stays, undisturbed
 
 
 FAST = {"alerts__raise_after_ms": 200, "alerts__clear_after_ms": 200, "alerts__min_samples": 1,
@@ -302,7 +302,7 @@ class Alerts(Scenario):
         self.d.wrapper, self.d.env = [], {}
         self.d.start()
         self.store()
-        self.assertIsNone(self.find("journal_slow_disk"))
+        stays(lambda: self.find("journal_slow_disk") is None, 2, "no alert")
 
     def test_little_space(self):
         """Goal of this test: the journal's disk fills up: a warning, then critical, long before

@@ -35,6 +35,15 @@ def start_import(daemon, *arguments, **options):
         env=clean_environment(), **options)
 
 
+def read_terminal(master, shown):
+    """What the other side writes, until it is closed (which is EIO here)."""
+    try:
+        while data := os.read(master, 4096):
+            shown += data
+    except OSError:
+        pass
+
+
 class Convstorectl(Scenario):
     def check_end(self, text, read, acked, refused):
         found = END.match(text.splitlines()[-1])
@@ -189,10 +198,14 @@ class Convstorectl(Scenario):
             [str(BUILD / "convstorectl"), "--socket", str(daemon.socket), "import", "--window", "1",
              str(path)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=slave, text=True,
             env=clean_environment())
-        out = process.communicate(timeout=scaled(60))[0]
         os.close(slave)
-        shown = os.read(master, 65536).decode() if process.returncode == 0 else ""
+        shown = bytearray()
+        reader = threading.Thread(target=read_terminal, args=(master, shown))
+        reader.start()  # a terminal that nobody reads stops who writes to it
+        out = process.communicate(timeout=scaled(120))[0]
+        reader.join()
         os.close(master)
+        shown = shown.decode()
         self.assertRegex(shown, r"\[#*\.*\] +\d+%  [\d,]+ acked")
         self.assertNotIn("\x1b", out)
         self.check_end(out, 3000, 3000, 0)

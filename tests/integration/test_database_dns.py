@@ -28,14 +28,14 @@ class DatabaseDns(Scenario):
                            wrapper=self.names.wrapper, search__timeout_ms=500, **settings)
 
     def store_200(self, d, user):
-        """One after the other, in a time in which one look-up does not end."""
-        started, slowest = time.monotonic(), 0
+        """One after the other, none of them in a time in which a look-up ends."""
+        slowest = 0
         with d.client() as client:
             for n in range(200):
                 sent = time.monotonic()
                 client.request("store", conversation(user, f"{user} {n}"))
                 slowest = max(slowest, time.monotonic() - sent)
-        self.assertLess(time.monotonic() - started, scaled(5))
+        self.assertLess(slowest, scaled(5))
         return slowest
 
     def check_reads(self, d):
@@ -87,7 +87,7 @@ class DatabaseDns(Scenario):
         loads = [Load(d, f"user {n}", self, pause=0.02) for n in range(3)]
         eventually(lambda: self.names.asked > asked, 10, "a worker that looks the name up")
         started, before = time.monotonic(), self.pg.count()
-        eventually(lambda: self.pg.count() >= before + 1000, 30, "rows by the one that is connected")
+        eventually(lambda: self.pg.count() >= before + 300, 30, "rows by the one that is connected")
         seconds = time.monotonic() - started
         self.assertLess(seconds, scaled(8), "a look-up ends after 10 s")
         self.pg.sql(f"select pg_terminate_backend(pid) {WORKERS}")
@@ -97,7 +97,7 @@ class DatabaseDns(Scenario):
         self.names.address = self.address
         self.state_is(d, "up")
         acked = check_loads(self, self.pg, [d], loads)
-        self.said = f"1000 rows in {seconds:.1f} s beside a look-up; {len(acked)} acked: 0 missing, 0 twice"
+        self.said = f"300 rows in {seconds:.1f} s beside a look-up; {len(acked)} acked: 0 missing, 0 twice"
 
 
 if __name__ == "__main__":

@@ -2,11 +2,11 @@
 systemd the truth, and the next start makes rows of all that was left."""
 import re
 import signal
-import socket
 import time
 import unittest
 
 from harness import Scenario, conversation, eventually, scaled
+from notified import Notified
 from test_drain import Importer
 
 WORKERS = "from pg_stat_activity where application_name = 'convstored' and pid <> pg_backend_pid()"
@@ -20,13 +20,11 @@ class DrainUnderLoad(Scenario):
     def setUp(self):
         super().setUp()
         self.pg = self.shared_postgres()
-        self.notified = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self.addCleanup(self.notified.close)
-        self.notified.bind(str(self.directory / "notify"))
+        self.notified = Notified(self.directory / "notify", self)
 
     def start(self, **settings):
         """A daemon that tells this test what it would tell systemd, and four pipelining clients."""
-        d = self.daemon(self.pg, env={"NOTIFY_SOCKET": str(self.directory / "notify")},
+        d = self.daemon(self.pg, env={"NOTIFY_SOCKET": self.notified.path},
                         batch__batch_size=50, **settings)
         with d.client() as client:
             client.request("store", conversation("first"), {"wait": "stored"})
@@ -36,16 +34,6 @@ class DrainUnderLoad(Scenario):
         importers = [Importer(d, f"importer {n}") for n in range(4)]
         eventually(lambda: sum(len(i.acked) for i in importers) > 500, 20, "an import under way")
         return importers
-
-    def messages(self):
-        """What was told so far, one string a message."""
-        self.notified.setblocking(False)
-        found = []
-        try:
-            while True:
-                found.append(self.notified.recv(4096).decode())
-        except BlockingIOError:
-            return found
 
     def check_next_start(self, d, importers):
         """Starts the daemon again: all that was acked becomes a row, once."""
@@ -77,21 +65,21 @@ class DrainUnderLoad(Scenario):
         holder.cursor().execute("lock table convstore.conversations in access exclusive mode")
         with d.client() as client:
             client.request("store_many", [conversation(transcript=f"t{n}") for n in range(600)])
-        self.assertIn("READY=1", "".join(self.messages()))
+        eventually(lambda: self.notified.take_until("READY=1"), 10, "READY=1")
         d.signal(signal.SIGTERM)
         told = []
 
         def said_twice():
-            told.extend(self.messages())
+            told.extend(self.notified.take())
             return sum("STATUS=Draining: 600 " in m for m in told) >= 2
         eventually(said_twice, 20, "the drain's status, told twice")
         eventually(lambda: "progress=no" in d.log(), 20, "a line about it")
-        told += self.messages()
+        told += self.notified.take()
         self.assertIn("STOPPING=1", "".join(told))
         self.assertNotIn("EXTEND_TIMEOUT_USEC", "".join(told))
         holder.rollback()
         self.assertEqual(d.wait_exit(), 0)
-        told = [m for m in self.messages() if "EXTEND_TIMEOUT_USEC=" in m]
+        told = [m for m in self.notified.take() if "EXTEND_TIMEOUT_USEC=" in m]
         self.assertGreater(len(told), 0)
         left = [int(re.search(r"STATUS=Draining: (\d+) ", m)[1]) for m in told]
         self.assertEqual(left, sorted(left, reverse=True))

@@ -56,9 +56,9 @@ class Failover(Scenario):
         d = self.start(primary, standby)
         loads = [Load(d, f"user {n}", self) for n in range(3)]
         count = self.lose_the_primary(primary, d)
-        standby.value("select pg_promote()")
         lacking = count - standby.count()
         self.assertGreater(lacking, 50, "the standby lacked nothing: the test shows nothing")
+        standby.value("select pg_promote()")
         eventually(lambda: standby.count() > count, 30, "rows on the new primary")
         acked = self.check_promoted(standby, d, loads, count)
         self.faults = 1

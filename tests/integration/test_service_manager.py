@@ -12,6 +12,7 @@ import time
 import unittest
 
 from harness import Client, Scenario, clean_environment, conversation, eventually, scaled
+from notified import Notified
 
 # Becomes a program that has the named descriptors as systemd gives them: from 3 on, for this process.
 HAND_OVER = """
@@ -74,31 +75,18 @@ def age(message):
 class Notifications(Scenario):
     def setUp(self):
         super().setUp()
-        self.heard = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self.addCleanup(self.heard.close)
-        self.heard.bind(str(self.directory / "notify"))
-        self.heard.setblocking(False)
-        self.messages = []
+        self.notified = Notified(self.directory / "notify", self)
 
     def told(self, text, seconds=10):
         """Waits for a message that has this in it, and returns all until then."""
-        def look():
-            try:
-                self.messages.append(self.heard.recv(4096).decode())
-            except BlockingIOError:
-                return False
-            return text in self.messages[-1]
-        eventually(look, seconds, f"the message {text}")
-        until, self.messages = self.messages, []
-        return until
+        return eventually(lambda: self.notified.take_until(text), seconds, f"the message {text}")
 
     def test_what_is_told(self):
         """Goal of this test: READY=1 comes after the journal is read, when the daemon listens; the
         watchdog is kicked more often than is asked for; the status follows depth and age and is not
         repeated while nothing changes; the end begins with STOPPING=1."""
         pg = self.postgres()
-        d = self.daemon(pg, start=False, env={"NOTIFY_SOCKET": str(self.directory / "notify"),
-                                              "WATCHDOG_USEC": "600000"})
+        d = self.daemon(pg, start=False, env={"NOTIFY_SOCKET": self.notified.path, "WATCHDOG_USEC": "600000"})
         d.start(wait=False)
         self.assertEqual(self.told("READY=1")[0], "STATUS=Reading the journal")
         with d.client() as client:

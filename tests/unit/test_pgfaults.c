@@ -295,12 +295,27 @@ static void a_connection_ended_while_idle_is_replaced(void **state)
     assert_outcome(WRITE_DONE);
 }
 
+static const char sleeping_sql[] =
+    "SELECT 1 FROM pg_stat_activity WHERE datname = current_database()"
+    " AND application_name = 'convstored' AND wait_event = 'PgSleep'";
+
+static bool has_row(PGconn *conn, const char *sql)
+{
+    PGresult *result = PQexec(conn, sql);
+    bool has = PQntuples(result) > 0;
+
+    PQclear(result);
+    return has;
+}
+
+/* When the row is in the hands of the trigger that sleeps. */
 static void *terminate_soon(void *arg)
 {
     PGconn *other = PQconnectdb(pg_conninfo);
 
     (void)arg;
-    sleep_ms(300);
+    for (int i = 0; i < 200 && !has_row(other, sleeping_sql); i++)
+        sleep_ms(50);
     PQclear(PQexec(other, terminate_sql));
     PQfinish(other);
     return NULL;
@@ -312,7 +327,7 @@ static void a_terminated_backend_is_unreachable(void **state)
 
     (void)state;
     warm_up();
-    add_trigger("conversations", BEFORE, POISON, "PERFORM pg_sleep(2)");
+    add_trigger("conversations", BEFORE, POISON, "PERFORM pg_sleep(20)");
     add_many(5);
     for (int isolate = 0; isolate < 2; isolate++) {
         batch.isolate = isolate;
