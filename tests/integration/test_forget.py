@@ -94,6 +94,44 @@ class Forget(Scenario):
         self.assertEqual(self.rows("bob")["conversations"], 100)
         self.assertEqual(d.stop(), 0)
 
+    def other_session(self, statement):
+        """Has done this and goes on with its transaction."""
+        other = self.pg.connect()
+        self.addCleanup(other.close)
+        other.autocommit = False
+        other.cursor().execute(statement)
+        return other
+
+    def test_a_vector_that_is_being_written(self):
+        """Goal of this test: a transaction that began before forget has written a vector and not ended:
+        forget waits for it, and that vector is gone with the rest; others are stored meanwhile."""
+        d = self.daemon(self.pg)
+        self.store(d, conversation("ann", "User: hello"))
+        other = self.other_session("insert into convstore.embeddings (user_id, conversation_id, model_id, chunk,"
+                                   " byte_start, byte_end, embedding) select user_id, conversation_id, model_id, 7,"
+                                   " byte_start, byte_end, embedding from convstore.embeddings")
+        with d.control(timeout=40) as control:
+            forget = control.send("forget", {"user_id": "ann"})
+            eventually(lambda: self.rows("ann")["conversations"] == 0, 10, "the conversation is gone")
+            self.store(d, conversation("bob", "User: meanwhile"))
+            with self.assertRaises(TimeoutError):
+                control.reply(forget, timeout=0.3)
+            other.commit()
+            self.assertEqual(control.reply(forget), (None, {"removed": 1}))
+        self.assertEqual(set(self.rows("ann").values()), {0})
+
+    def test_beside_an_index_that_is_built(self):
+        """Goal of this test: what CREATE INDEX CONCURRENTLY and VACUUM hold for as long as they take
+        (SHARE UPDATE EXCLUSIVE) holds neither forget up nor, behind it, those who store."""
+        d = self.daemon(self.pg)
+        self.store(d, conversation("ann", "User: hello"))
+        other = self.other_session("lock table convstore.embeddings, convstore.embedding_backlog"
+                                   " in share update exclusive mode")
+        with d.control(timeout=40) as control:
+            self.assertEqual(control.request("forget", {"user_id": "ann"}), {"removed": 1})
+        self.assertEqual(set(self.rows("ann").values()), {0})
+        other.rollback()
+
     def test_a_crash_brings_nothing_back(self):
         """Goal of this test: the daemon is killed while a forget waits for a database that is away:
         after its restart nothing of what was acknowledged before becomes a row."""
