@@ -250,9 +250,13 @@ static bool open_http(struct server *server, struct embed_request *request)
 static void server_run(struct embedder *e, struct embed_request *request)
 {
     struct server *server = (struct server *)e;
-    struct run run = {server, request, NULL, now_ms() + server->config->embedding.timeout_ms};
+    uint64_t timeout_ms = server->config->embedding.timeout_ms;
+    struct run run = {server, request, NULL, 0};
     size_t answered = 0, count;
 
+    if (request->timeout_ms > 0 && request->timeout_ms < timeout_ms)
+        timeout_ms = request->timeout_ms;
+    run.deadline_ms = now_ms() + timeout_ms;
     if (!open_http(server, request))
         return;
     run.wanted = calloc(request->count, sizeof run.wanted[0]);

@@ -393,8 +393,8 @@ static void on_embedding_request(void *context, uint64_t duration_ns, size_t inp
 static int start_embedding(struct reads *reads)
 {
     struct server *server = reads->server;
-    struct embedding_stage_hooks hooks = {.context = server,
-                                          .on_request_done = on_embedding_request};
+    struct embedding_stage_hooks hooks = {
+        .context = server, .for_queries = true, .on_request_done = on_embedding_request};
     struct embedding_model model = server->model;
     static char no_file[] = "";
 
