@@ -272,10 +272,11 @@ static int remember(struct server *server, const struct read_request *request, s
                                         .has_id = request->has_id};
     memcpy(f->entry.id, request->id, sizeof f->entry.id);
     memcpy(f->entry.user_id, request->user_id, strlen(request->user_id));
-    rc = forgotten_add(&server->forgets.forgotten, &f->entry);
+    rc = forgotten_add(&server->forgets.forgotten, &f->entry, journal_first_seq(server->journal));
     if (rc == -ENOSPC && server->forgets.forgotten.count == FORGOTTEN_MAX)
         return wire_fail(err, WIRE_UNAVAILABLE,
-                         "%d calls since the start are remembered: restart the daemon",
+                         "%d calls are remembered until the journal ends what they cover: forget "
+                         "again later, or lower journal.retain_ms",
                          FORGOTTEN_MAX);
     if (rc != 0)
         return wire_fail(err, WIRE_UNAVAILABLE, "nothing is forgotten: %s/forgotten: %s",

@@ -160,10 +160,11 @@ void forgotten_done(struct forgotten *f)
     f->entries = NULL;
 }
 
-int forgotten_add(struct forgotten *f, const struct forgotten_entry *entry)
+int forgotten_add(struct forgotten *f, const struct forgotten_entry *entry, uint64_t first_seq)
 {
     int rc;
 
+    cut_down(f, first_seq, UINT64_MAX);
     if (f->count == FORGOTTEN_MAX)
         return -ENOSPC;
     f->entries[f->count] = *entry;

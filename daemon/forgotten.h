@@ -35,9 +35,10 @@ int forgotten_start(struct forgotten *f, const char *directory, uint64_t first_s
                     uint64_t last_seq, char error[512]) __attribute__((warn_unused_result));
 void forgotten_done(struct forgotten *f);
 
-/* Adds an entry, durably. 0, -ENOSPC at FORGOTTEN_MAX, or another negative errno, and then it is
- * not there. Blocks for one sync. */
-int forgotten_add(struct forgotten *f, const struct forgotten_entry *entry)
+/* Adds an entry, durably; those that cover nothing of a journal that begins with first_seq go. 0,
+ * -ENOSPC at FORGOTTEN_MAX, or another negative errno, and then it is not there. Blocks for one
+ * sync. */
+int forgotten_add(struct forgotten *f, const struct forgotten_entry *entry, uint64_t first_seq)
     __attribute__((warn_unused_result));
 
 /* The rows of an entry that was added are removed: how far, durably. 0 or a negative errno. */

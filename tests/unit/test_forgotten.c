@@ -24,12 +24,14 @@ static struct forgotten start(uint64_t first_seq, uint64_t last_seq)
     return f;
 }
 
+static uint64_t first = 1; /* number in the journal */
+
 static void add(struct forgotten *f, const char *user, uint64_t last_seq, int id)
 {
     struct forgotten_entry entry = {.last_seq = last_seq, .has_id = id >= 0, .id = {(uint8_t)id}};
 
     strcpy(entry.user_id, user);
-    assert_int_equal(forgotten_add(f, &entry), 0);
+    assert_int_equal(forgotten_add(f, &entry, first), 0);
 }
 
 static bool covers(const struct forgotten *f, const char *user, int id, uint64_t seq, int64_t at_us)
@@ -86,6 +88,25 @@ static void the_file_keeps_it_while_it_matters(void **state)
     forgotten_done(&f);
 }
 
+/* Goal: a daemon that runs for ever remembers no more calls than its journal needs. */
+static void it_shrinks_while_the_daemon_runs(void **state)
+{
+    struct forgotten f = start(1, 100000);
+
+    (void)state;
+    for (uint64_t seq = 1; seq <= 3 * FORGOTTEN_MAX; seq += 100) {
+        first = seq > 1000 ? seq - 1000 : 1;
+        add(&f, "ann", seq, 1);
+        assert_true(covers(&f, "ann", 1, seq, 1));
+        assert_true(f.count <= 12);
+    }
+    first = 1;
+    forgotten_done(&f);
+    f = start(1, 0);
+    assert_int_equal(f.count, 0);
+    forgotten_done(&f);
+}
+
 /* Goal: conversations with numbers that are given again, after a crash took them or in a directory
  * that was emptied, are never taken for forgotten. */
 static void numbers_that_are_given_again_are_not_covered(void **state)
@@ -139,7 +160,7 @@ static void what_cannot_be_written_is_not_forgotten(void **state)
     unlink(path);
     f = start(1, 100);
     f.directory = "/nonexistent";
-    assert_true(forgotten_add(&f, &entry) < 0);
+    assert_true(forgotten_add(&f, &entry, 1) < 0);
     assert_int_equal(f.count, 0);
     forgotten_done(&f);
 }
@@ -165,6 +186,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(only_what_was_there_before),
         cmocka_unit_test(the_file_keeps_it_while_it_matters),
+        cmocka_unit_test(it_shrinks_while_the_daemon_runs),
         cmocka_unit_test(numbers_that_are_given_again_are_not_covered),
         cmocka_unit_test(a_damaged_file_stops_the_start),
         cmocka_unit_test(what_cannot_be_written_is_not_forgotten),
