@@ -32,10 +32,10 @@ struct embed_request {
     const char *prefix;
     uint32_t dimension;
     uint64_t timeout_ms; /* where that is less than embedding.timeout_ms; 0: that */
-    bool suspect; /* a server crashed with one of these inputs: if it does again, seek which */
+    bool suspect; /* a server crashed or failed with one of these inputs: if again, seek which */
 
     enum embed_outcome outcome; /* out */
-    bool crashed;               /* out: EMBED_TRANSIENT because what runs the model died */
+    bool crashed;               /* out: what runs the model died, or failed with status 500 */
     bool timed_out;             /* out: EMBED_TRANSIENT because the answer took too long */
     int retry_after_ms;         /* out: -1 none named */
     char error[256];            /* out: for logs and stats; no text content */

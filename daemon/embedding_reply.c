@@ -56,6 +56,8 @@ enum reply_class embedding_reply_classify(long status, struct slice body)
         return REPLY_TRANSIENT;
     case 429:
         return REPLY_LIMITED;
+    case 500:
+        return REPLY_FAILED;
     default:
         return status >= 500 ? REPLY_TRANSIENT : REPLY_CONFIG;
     }

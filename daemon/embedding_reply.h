@@ -13,6 +13,7 @@ enum reply_class {
     REPLY_VECTORS,   /* status 200: read it */
     REPLY_TRANSIENT, /* the server's passing trouble */
     REPLY_LIMITED,   /* the same, for too many requests */
+    REPLY_FAILED,    /* the same, or one of the inputs, time and again: status 500 */
     REPLY_CRASHED,   /* the same: what runs the model died, perhaps of one of the inputs */
     REPLY_CONFIG,    /* a person must look: no such model, no permission, no such address */
     REPLY_TOO_LONG,  /* one of the inputs is over the model's context */

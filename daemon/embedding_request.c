@@ -147,11 +147,15 @@ static bool is_well(const struct endpoint *endpoint, uint64_t now_ms)
            (endpoint->answered_ms != 0 && now_ms - endpoint->answered_ms < LATELY_MS);
 }
 
-/* Whether a text that hung need not be asked for again: whose fault it is will not be known better.
- */
+/* Whether a text that hung or failed need not be asked for again: whose fault it is will not be
+ * known better. */
 static bool is_at_its_end(const struct embed_job *job)
 {
-    return job->request.timed_out && (job->request.count == 1 || job->flights[0]->apart != NULL);
+    const struct embed_request *request = &job->request;
+    bool apart = request->count > 0 && job->flights[0]->apart != NULL;
+
+    return (request->timed_out && (request->count == 1 || apart)) ||
+           (request->crashed && request->suspect && apart);
 }
 
 /* Settles the flights that have their answer; the others go back to the queue, whose last waiter
@@ -169,7 +173,8 @@ static size_t settle_job(struct embedding_stage *s, struct embed_job *job)
 
         unanswered += error == -EAGAIN;
         if (error == -EAGAIN && at_its_end) {
-            settle_flight(s, flight, NULL, server_is_well ? -ETIMEDOUT : -EAGAIN);
+            settle_flight(s, flight, NULL,
+                          server_is_well && request->timed_out ? -ETIMEDOUT : -EAGAIN);
             continue;
         }
         if (error == -EAGAIN) {

@@ -6,7 +6,8 @@
  * The hard thing: one bad input fails its whole request, and the reply does not say which. Such a
  * request is halved until the culprit stands alone (at most twice as many requests as inputs, all
  * within embedding.timeout_ms), so that it costs its own vector only. When time or the server runs
- * out in the middle, what was answered stays and the rest is -EAGAIN.
+ * out in the middle, what was answered stays and the rest is -EAGAIN. A status of 500 may be the
+ * server's own trouble: then an input is blamed only where others of its request were answered.
  *
  * Invariant: an input's values count only when its error is 0. */
 #include "daemon/embedding_provider.h"
@@ -56,6 +57,8 @@ struct run {
     struct embed_request *request;
     struct embed_input **wanted; /* the inputs that are not blank */
     uint64_t deadline_ms;
+    struct embed_input *doubted; /* failed alone, before any other was answered */
+    size_t answered;
 };
 
 static uint64_t now_ms(void)
@@ -173,15 +176,36 @@ static enum reply_class ask(const struct run *run, size_t start, size_t count)
     return rc == -EDOM ? REPLY_CONFIG : REPLY_TRANSIENT;
 }
 
+/* This input failed alone. The first may be the culprit, as others will show; the second without
+ * any answer in between shows that it is the server. */
+static enum embed_outcome doubt(struct run *run, struct embed_input *input)
+{
+    if (run->answered == 0 && run->doubted != NULL)
+        return EMBED_TRANSIENT;
+    if (run->answered == 0)
+        run->doubted = input;
+    else
+        input->error = -EINVAL;
+    return EMBED_DONE;
+}
+
 /* Asks for these inputs, and halves the request where one of them is at fault. EMBED_DONE where
- * each has its answer; else the rest was not asked for. */
-static enum embed_outcome ask_or_halve(const struct run *run, size_t start, size_t count)
+ * each has its answer, or is in doubt; else the rest was not asked for. */
+static enum embed_outcome ask_or_halve(struct run *run, size_t start, size_t count)
 {
     enum embed_outcome outcome;
 
     switch (ask(run, start, count)) {
     case REPLY_VECTORS:
+        run->answered += count;
         return EMBED_DONE;
+    case REPLY_FAILED:
+        run->request->crashed = true;
+        if (!run->request->suspect)
+            return EMBED_TRANSIENT;
+        if (count == 1)
+            return doubt(run, run->wanted[start]);
+        break;
     case REPLY_TRANSIENT:
         return EMBED_TRANSIENT;
     case REPLY_LIMITED:
@@ -251,7 +275,7 @@ static void server_run(struct embedder *e, struct embed_request *request)
 {
     struct server *server = (struct server *)e;
     uint64_t timeout_ms = server->config->embedding.timeout_ms;
-    struct run run = {server, request, NULL, 0};
+    struct run run = {.server = server, .request = request};
     size_t answered = 0, count;
 
     if (request->timeout_ms > 0 && request->timeout_ms < timeout_ms)
@@ -267,8 +291,12 @@ static void server_run(struct embedder *e, struct embed_request *request)
     }
     count = choose_wanted(&run);
     request->outcome = count > 0 ? ask_or_halve(&run, 0, count) : EMBED_DONE;
+    if (run.doubted != NULL && run.answered > 0)
+        run.doubted->error = -EINVAL;
     for (size_t i = 0; i < count; i++)
         answered += run.wanted[i]->error != -EAGAIN;
+    if (run.doubted != NULL && answered == 0)
+        request->outcome = EMBED_TRANSIENT;
     if ((request->outcome == EMBED_TRANSIENT || request->outcome == EMBED_LIMITED) && answered > 0)
         request->outcome = EMBED_DONE; /* the rest is -EAGAIN, one by one */
     free(run.wanted);

@@ -14,7 +14,7 @@ With `degrade` the vectors of batches of 16 and more are wrong, as Ollama's once
 `delay` seconds pass before any answer, `text_delay` more for each text in the request; while `gate` is
 clear there is none. A request with a text that contains one of `hangers` is never answered. A text that
 contains one of `poison` fails its whole request the way a model's NaN does, one of `killers` the way a
-crashed runner does; one of more than `longest` bytes (0: none) the way Ollama refuses it.
+crashed runner does, one of `spoilers` as the mode failed; one of more than `longest` bytes (0: none) the way Ollama refuses it.
 """
 import base64
 import email.utils
@@ -113,6 +113,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             return
         if any(word in text for word in self.server.stand_in.killers for text in texts):
             self._mode_eof(request, texts)
+            return
+        if any(word in text for word in self.server.stand_in.spoilers for text in texts):
+            self._mode_failed(request, texts)
             return
         longest = self.server.stand_in.longest
         if longest and any(len(text.encode()) > longest for text in texts):
@@ -222,6 +225,7 @@ class FakeOllama:
         self.script = []
         self.poison = []
         self.killers = []
+        self.spoilers = []
         self.degrade = False
         self.longest = 0
         self.authorization = None  # of the latest request

@@ -199,6 +199,27 @@ class EmbedderFaults(Scenario):
         self.pg.sql("delete from convstore.conversations where transcript = 'tar pit'")
         self.check_vectors(80)
 
+    def test_a_text_that_always_fails(self):
+        """Goal of this test: a text whose every request is answered 500, with one request at a time: its
+        neighbours and those who come later have their vectors, long before a request's time-out."""
+        server = self.ollama()
+        server.spoilers = ["whoops"]
+        d = self.embedding_daemon(server.url, embedding__timeout_ms=60000, embedding__max_in_flight=1)
+        self.store(d, [f"neighbour {n}" for n in range(60)] + ["whoops"])
+        started = time.monotonic()
+        eventually(lambda: self.pg.count("embeddings") == 60, 110, "the vectors of its neighbours")
+        self.said = f"its neighbours had their vectors after {time.monotonic() - started:.0f} s"
+        waits = []
+        for n in range(6):
+            started = time.monotonic()
+            self.store(d, [f"passer-by {n}"])
+            eventually(lambda n=n: self.pg.count("embeddings") == 61 + n, 50, "a later vector")
+            waits.append(time.monotonic() - started)
+            time.sleep(1)
+        self.said += f", those who came later after {max(waits):.1f} s at most"
+        self.pg.sql("delete from convstore.conversations where transcript = 'whoops'")
+        self.check_vectors(66)
+
     def test_requests_that_take_too_long_get_smaller(self):
         """Goal of this test: where a request for a whole batch takes longer than timeout_ms, smaller
         ones follow, and all texts get their vectors."""

@@ -21,6 +21,7 @@ enum fault {
     NONE,
     REFUSE_BAD,   /* 400 while an input says "bad" */
     TOO_LONG,     /* 400 while an input says "long" */
+    FAIL_ON_BAD,  /* 500 while an input says "bad" */
     CRASH_ON_BAD, /* as REFUSE_BAD, but the second half of the requests finds the server gone */
     STATUS,       /* the status and header of the scene, always */
     HANG,
@@ -145,6 +146,12 @@ static bool on_request(struct http_stub *stub, int fd, const char *head, const c
     snprintf(scene->last_head, sizeof scene->last_head, "%s", head);
     scene->inputs_seen += json_array_size(inputs);
     switch (scene->fault) {
+    case FAIL_ON_BAD:
+        if (any_input_says(inputs, "bad"))
+            stub_reply(fd, 500, "", "{\"error\":\"boom\"}");
+        else
+            answer_vectors(fd, inputs, NONE);
+        break;
     case TOO_LONG:
     case REFUSE_BAD:
     case CRASH_ON_BAD:
@@ -360,6 +367,36 @@ static void test_failure_while_halving_keeps_what_was_answered(void **state)
     stop(&f);
 }
 
+/* Goal of this test: a status of 500 may be an input's fault, once it comes again; one is found by
+ * halving, and blamed only beside others that are answered. Where all fail, that is soon seen. */
+static void test_a_failure_that_comes_again(void **state)
+{
+    static const char *const first[] = {"bad", "b", "c", "d", "e", "f", "g", "h", NULL};
+    static const char *const last[] = {"a", "b", "c", "d", "e", "f", "g", "bad", NULL};
+    static const char *const alone[] = {"bad", NULL};
+    static const char *const all[] = {"bad", "bad", "bad", "bad", "bad", "bad", "bad", "bad", NULL};
+    const char *const *const cases[] = {first, last, alone, all};
+    struct fixture f;
+
+    (void)state;
+    for (size_t n = 0; n < 4; n++) {
+        start(&f, FAIL_ON_BAD);
+        ask(&f, cases[n]);
+        assert_int_equal(f.request.outcome, EMBED_TRANSIENT);
+        assert_true(f.request.crashed);
+        f.request.suspect = true;
+        ask(&f, cases[n]);
+        assert_int_equal(f.request.outcome, n < 2 ? EMBED_DONE : EMBED_TRANSIENT);
+        for (size_t i = 0; i < f.request.count; i++)
+            if (strcmp(cases[n][i], "bad") != 0)
+                assert_right(&f, i);
+            else
+                assert_int_equal(f.inputs[i].error, n < 2 ? -EINVAL : -EAGAIN);
+        stop(&f);
+        assert_int_equal(f.stub.requests - 1, n < 2 ? 7 : n == 2 ? 1 : 5);
+    }
+}
+
 static void check_status(int status, const char *header, const char *body,
                          enum embed_outcome outcome, int at_least_ms, int at_most_ms)
 {
@@ -508,6 +545,7 @@ int main(void)
         cmocka_unit_test(test_blank_inputs_are_never_sent),
         cmocka_unit_test(test_a_bad_input_costs_its_own_vector),
         cmocka_unit_test(test_failure_while_halving_keeps_what_was_answered),
+        cmocka_unit_test(test_a_failure_that_comes_again),
         cmocka_unit_test(test_statuses),
         cmocka_unit_test(test_trouble_on_the_way),
         cmocka_unit_test(test_nobody_listens),

@@ -162,7 +162,7 @@ static void test_classes(void **state)
         {405, "", REPLY_CONFIG},
         {408, "", REPLY_TRANSIENT},
         {429, "", REPLY_LIMITED},
-        {500, "{\"error\":\"boom\"}", REPLY_TRANSIENT},
+        {500, "{\"error\":\"boom\"}", REPLY_FAILED},
         {502, "", REPLY_TRANSIENT},
         {503, "{\"error\":\"server busy, please try again.\"}", REPLY_TRANSIENT},
         {504, "", REPLY_TRANSIENT},
