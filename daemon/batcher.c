@@ -56,9 +56,7 @@ static unsigned batches_under_way(const struct batcher *b)
  * is; beside batches that are held another may find out that it is their trouble alone. */
 static bool may_cut(const struct batcher *b)
 {
-    if (database_answers(b))
-        return batches_under_way(b) < b->config.max_concurrent_batches;
-    return batches_under_way(b) == 0 && b->batch_count <= b->config.max_concurrent_batches;
+    return batches_under_way(b) < (database_answers(b) ? b->config.max_concurrent_batches : 1);
 }
 
 /* Writing. */
@@ -98,6 +96,7 @@ static void write_batch(struct batch *batch)
 
     batch->state = BATCH_WRITING;
     b->writing++;
+    b->held_writing += batch->held;
     if (is_paced(b))
         keep_pace(b, batch->write.count);
     handoff_submit(b->writers, &batch->job);
@@ -153,6 +152,7 @@ static void on_written(void *owner, struct handoff_job *job)
     bool settled;
 
     b->writing--;
+    b->held_writing -= batch->held;
     if (batch->found.connected)
         b->found = batch->found;
     b->callbacks.on_write(b->owner, rows, batch->duration_ns, batch->write.outcome);
@@ -183,8 +183,9 @@ static void on_retry_timer(uv_timer_t *timer)
 }
 
 /* Sends the paused batches whose time has come: all of them while the database answers, else one at
- * a time; so under a pace, too, where a second connection at work would take a processor from the
- * acks. The pace is looked at here and not kept in the batch: it may end while one waits. */
+ * a time, and of those that are held, too; so under a pace, where a second connection at work would
+ * take a processor from the acks. The pace is looked at here and not kept in the batch: it may end
+ * while one waits. */
 static void resume_paused(struct batcher *b)
 {
     uint64_t now = uv_now(b->loop);
@@ -195,7 +196,7 @@ static void resume_paused(struct batcher *b)
     {
         uint64_t at = batch->resume_at_ms;
 
-        if (batch->state != BATCH_PAUSED)
+        if (batch->state != BATCH_PAUSED || (batch->held && b->held_writing > 0))
             continue;
         if (is_paced(b) && b->next_write_ms > at)
             at = b->next_write_ms;

@@ -28,7 +28,7 @@ struct batcher_config {
 enum database_state {
     DATABASE_UNTRIED, /* the first connection is being made */
     DATABASE_UP,
-    DATABASE_DOWN,    /* unreachable: one batch tries from time to time */
+    DATABASE_DOWN,    /* unreachable: one batch at a time tries, now and then */
     DATABASE_STOPPED, /* reachable, but nothing can be written: schema, permission, wrong server */
 };
 const char *database_state_name(enum database_state state);

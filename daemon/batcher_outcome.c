@@ -17,6 +17,8 @@
 #define RETRY_BASE_MS 100
 #define RETRY_CAP_MS 10000
 #define STOPPED_RETRY_MS 5000 /* trouble that waits for a person */
+#define STOPPED_DOUBLED 3     /* of one batch so often: others are there to find it mended */
+#define FEW_ROWS 16           /* go one by one in a moment */
 #define SUSPECT_TRIES 2       /* failures alike before a batch goes row by row */
 
 const char *database_state_name(enum database_state state)
@@ -80,13 +82,15 @@ static bool may_be_own_fault(const struct write_batch *w)
            strcmp(w->sqlstate, "53200") == 0;
 }
 
-/* It goes row by row in vain, and others need not wait for it. Where nobody's rows come through it
- * may be the table that is locked, and then few are held: others may find out, but not all. */
-static void hold_batch(struct batch *batch, bool others_pass)
+/* It goes row by row in vain, and others need not wait for it. Where it is not sure that the
+ * trouble is its own only a few large ones are held: it may be the table that is locked, and rows
+ * that go one by one after that are slow. */
+static void hold_batch(struct batch *batch, bool sure)
 {
     struct batcher *b = batch->batcher;
 
-    if (batch->held || (!others_pass && b->held_count >= b->config.max_concurrent_batches))
+    if (batch->held || (!sure && batch->write.count > FEW_ROWS &&
+                        b->held_count >= b->config.max_concurrent_batches))
         return;
     batch->held = true;
     b->held_count++;
@@ -117,10 +121,26 @@ static void retry_batch(struct batch *batch, bool others_pass)
     pause_batch(batch, backoff_ms(++batch->failures, RETRY_BASE_MS, RETRY_CAP_MS));
 }
 
+/* As long as nobody's rows come through. Each further try lets one more batch find out. */
+static void wait_for_all(struct batch *batch, enum database_state state)
+{
+    struct batcher *b = batch->batcher;
+    uint64_t stopped_ms =
+        (uint64_t)STOPPED_RETRY_MS
+        << (batch->failures < STOPPED_DOUBLED ? batch->failures : STOPPED_DOUBLED);
+
+    set_database(b, state, batch->write.sqlstate, batch->write.error);
+    pause_batch(batch, state == DATABASE_STOPPED
+                           ? stopped_ms
+                           : backoff_ms(++b->failures, RETRY_BASE_MS, RETRY_CAP_MS));
+    batch->failures++;
+}
+
 /* The server refused a statement for a reason that lies with the database as a rule: a right, a
  * table, a disk. Row by row it shows whether it does: as long as nobody's rows come through, all
- * wait. Where others' do, it is the batch's own: nobody waits for it, and a row to which this
- * happens batch.max_attempts times is set aside. */
+ * wait. Where others' do, it is the batch's own, and stays so: nobody waits for it any more. A row
+ * to which that happens batch.max_attempts times is set aside, but for what a part of the database
+ * may meet and get over (08, 57, 58: a shard that is away). */
 static void take_refusal(struct batch *batch, enum database_state state, bool others_pass)
 {
     struct batcher *b = batch->batcher;
@@ -132,16 +152,16 @@ static void take_refusal(struct batch *batch, enum database_state state, bool ot
         pause_batch(batch, 0);
         return;
     }
-    hold_batch(batch, others_pass);
-    if (!others_pass) {
-        set_database(b, state, w->sqlstate, w->error);
-        pause_batch(batch, state == DATABASE_STOPPED
-                               ? STOPPED_RETRY_MS
-                               : backoff_ms(++b->failures, RETRY_BASE_MS, RETRY_CAP_MS));
+    hold_batch(batch, others_pass || batch->failures > 0);
+    batch->beside |= others_pass;
+    if (!batch->beside) {
+        wait_for_all(batch, state);
         return;
     }
-    set_database(b, DATABASE_UP, w->sqlstate, w->error);
-    if (count_attempt(w) + 1 >= b->config.max_attempts) {
+    if (others_pass)
+        set_database(b, DATABASE_UP, w->sqlstate, w->error);
+    if (others_pass && state == DATABASE_STOPPED &&
+        count_attempt(w) + 1 >= b->config.max_attempts) {
         w->last_attempt = true;
         memcpy(w->own_sqlstate, w->sqlstate, sizeof w->own_sqlstate);
     }

@@ -19,7 +19,8 @@ struct batch {
     struct handoff_job job; /* first: the worker gets a pointer to it */
     struct batcher *batcher;
     enum batch_state state;
-    bool held;         /* fails by itself while others' rows come through: counts for nobody */
+    bool held;         /* goes row by row in vain: others need not wait for it */
+    bool beside;       /* it was refused while others' rows came through */
     unsigned failures; /* since rows of it last came to their end */
     unsigned suspect_failures;
     unsigned lost_in_flight; /* times that the connection went with this batch on it */
@@ -58,6 +59,7 @@ struct batcher {
     unsigned batch_count;
     unsigned held_count;
     unsigned writing;
+    unsigned held_writing;
     uint64_t progress; /* writes by which rows came to their end */
     size_t processing;
     size_t processing_bytes;

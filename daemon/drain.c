@@ -118,10 +118,14 @@ static void on_drained(uv_timer_t *timer)
     json_buffer_done(&server->json);
 }
 
+/* After the batch's outcome is taken: the trouble of one row is none of the database's. */
 static void on_database_down(uv_timer_t *timer)
 {
     struct server *server = timer->data;
+    enum database_state database = batcher_status(server->batcher).database;
 
+    if (database == DATABASE_UP || database == DATABASE_UNTRIED)
+        return;
     server->state = SERVER_CLOSING;
     journal_close(server->journal, NULL); /* the last group is synced and acknowledged here */
     leave(server, "database down");

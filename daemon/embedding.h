@@ -31,7 +31,6 @@ struct embed_request {
     size_t count;
     const char *prefix;
     uint32_t dimension;
-    uint64_t timeout_ms; /* where that is less than embedding.timeout_ms; 0: that */
     bool suspect; /* a server crashed or failed with one of these inputs: if again, seek which */
 
     enum embed_outcome outcome; /* out */

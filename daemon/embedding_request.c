@@ -78,7 +78,6 @@ static void send_request(struct embedding_stage *s, struct endpoint *endpoint)
         job->endpoint = (unsigned)(endpoint - s->endpoints.list);
         job->begun_ms = uv_now(s->timer.loop);
         job->config = config_hold(s->config);
-        job->request.timeout_ms = s->hooks.for_queries ? s->config->search.timeout_ms : 0;
         handoff_submit(s->pool, &job->job);
         return;
     }

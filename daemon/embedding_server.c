@@ -57,7 +57,7 @@ struct run {
     struct embed_request *request;
     struct embed_input **wanted; /* the inputs that are not blank */
     uint64_t deadline_ms;
-    struct embed_input *doubted; /* failed alone, before any other was answered */
+    struct embed_input *doubted; /* failed alone, and no other was answered since */
     size_t answered;
 };
 
@@ -176,17 +176,21 @@ static enum reply_class ask(const struct run *run, size_t start, size_t count)
     return rc == -EDOM ? REPLY_CONFIG : REPLY_TRANSIENT;
 }
 
-/* This input failed alone. The first may be the culprit, as others will show; the second without
- * any answer in between shows that it is the server. */
+/* This input failed alone. It may be the culprit, as the next answer will show; a second one
+ * without any answer in between shows that it is the server. */
 static enum embed_outcome doubt(struct run *run, struct embed_input *input)
 {
-    if (run->answered == 0 && run->doubted != NULL)
+    if (run->doubted != NULL)
         return EMBED_TRANSIENT;
-    if (run->answered == 0)
-        run->doubted = input;
-    else
-        input->error = -EINVAL;
+    run->doubted = input;
     return EMBED_DONE;
+}
+
+static void blame(struct run *run)
+{
+    if (run->doubted != NULL)
+        run->doubted->error = -EINVAL;
+    run->doubted = NULL;
 }
 
 /* Asks for these inputs, and halves the request where one of them is at fault. EMBED_DONE where
@@ -198,6 +202,7 @@ static enum embed_outcome ask_or_halve(struct run *run, size_t start, size_t cou
     switch (ask(run, start, count)) {
     case REPLY_VECTORS:
         run->answered += count;
+        blame(run);
         return EMBED_DONE;
     case REPLY_FAILED:
         run->request->crashed = true;
@@ -274,13 +279,11 @@ static bool open_http(struct server *server, struct embed_request *request)
 static void server_run(struct embedder *e, struct embed_request *request)
 {
     struct server *server = (struct server *)e;
-    uint64_t timeout_ms = server->config->embedding.timeout_ms;
-    struct run run = {.server = server, .request = request};
+    struct run run = {.server = server,
+                      .request = request,
+                      .deadline_ms = now_ms() + server->config->embedding.timeout_ms};
     size_t answered = 0, count;
 
-    if (request->timeout_ms > 0 && request->timeout_ms < timeout_ms)
-        timeout_ms = request->timeout_ms;
-    run.deadline_ms = now_ms() + timeout_ms;
     if (!open_http(server, request))
         return;
     run.wanted = calloc(request->count, sizeof run.wanted[0]);
@@ -291,8 +294,8 @@ static void server_run(struct embedder *e, struct embed_request *request)
     }
     count = choose_wanted(&run);
     request->outcome = count > 0 ? ask_or_halve(&run, 0, count) : EMBED_DONE;
-    if (run.doubted != NULL && run.answered > 0)
-        run.doubted->error = -EINVAL;
+    if (request->outcome == EMBED_DONE && run.answered > 0)
+        blame(&run);
     for (size_t i = 0; i < count; i++)
         answered += run.wanted[i]->error != -EAGAIN;
     if (run.doubted != NULL && answered == 0)

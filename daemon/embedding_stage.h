@@ -59,7 +59,6 @@ struct embedding_order {
 /* What the owner wants to hear; each function may be NULL. */
 struct embedding_stage_hooks {
     void *context;
-    bool for_queries; /* no request takes longer than search.timeout_ms: nobody waits then */
     /* A request came back. ok: it was answered. inputs: the texts in it. */
     void (*on_request_done)(void *context, uint64_t duration_ns, size_t inputs, bool ok);
     /* The state changed; error is the reason ("" for EMBEDDING_OK). For the log. */

@@ -19,11 +19,12 @@
 #include "daemon/queries.h"
 #include "daemon/rpc.h"
 #include "daemon/server.h"
+#include "daemon/sysio.h"
 #include "proto/read_request.h"
 #include "proto/reply.h"
 #include "proto/uuid.h"
 
-#define TRIES_MAX 5 /* of a transaction that met a deadlock or a lock's time-out */
+#define TRIES_MAX 5 /* of what met a deadlock, or a writer that does not end */
 #define AGAIN_TRIES_MAX                                                                            \
     600 /* of what a promotion may have brought back: the server may be starting */
 #define AGAIN_MS 1000
@@ -266,13 +267,16 @@ static size_t count_in_memory(const struct server *server, const struct forgotte
 static int remember(struct server *server, const struct read_request *request, struct forget *f,
                     struct wire_error *err)
 {
+    int64_t removed_us =
+        sysio_real()->now_us(sysio_real()) - (int64_t)server->config->journal.retain_ms * 1000;
     int rc;
 
     f->entry = (struct forgotten_entry){.last_seq = journal_last_seq(server->journal),
                                         .has_id = request->has_id};
     memcpy(f->entry.id, request->id, sizeof f->entry.id);
     memcpy(f->entry.user_id, request->user_id, strlen(request->user_id));
-    rc = forgotten_add(&server->forgets.forgotten, &f->entry, journal_first_seq(server->journal));
+    rc = forgotten_add(&server->forgets.forgotten, &f->entry, journal_first_seq(server->journal),
+                       removed_us);
     if (rc == -ENOSPC && server->forgets.forgotten.count == FORGOTTEN_MAX)
         return wire_fail(err, WIRE_UNAVAILABLE,
                          "%d calls are remembered until the journal ends what they cover: forget "

@@ -108,8 +108,9 @@ static int load(struct forgotten *f)
     return rc;
 }
 
-/* Entries that cover nothing go, too. Whether one was cut down. */
-static bool cut_down(struct forgotten *f, uint64_t first_seq, uint64_t last_seq)
+/* Entries that cover nothing go, too, but for those whose rows were removed after removed_us.
+ * Whether one was cut down. */
+static bool cut_down(struct forgotten *f, uint64_t first_seq, uint64_t last_seq, int64_t removed_us)
 {
     size_t kept = 0;
     bool cut = false;
@@ -120,7 +121,7 @@ static bool cut_down(struct forgotten *f, uint64_t first_seq, uint64_t last_seq)
             f->entries[i].last_seq = last_seq;
             cut = true;
         }
-        if (f->entries[i].last_seq < first_seq)
+        if (f->entries[i].last_seq < first_seq && f->entries[i].stored_until_us <= removed_us)
             continue;
         if (f->entries[i].last_seq > f->last_seq)
             f->last_seq = f->entries[i].last_seq;
@@ -146,7 +147,7 @@ int forgotten_start(struct forgotten *f, const char *directory, uint64_t first_s
                  directory, rc == -EBADMSG ? "damaged" : strerror(-rc));
         return -1;
     }
-    rc = cut_down(f, first_seq, last_seq) ? save(directory, f->entries, f->count) : 0;
+    rc = cut_down(f, first_seq, last_seq, INT64_MAX) ? save(directory, f->entries, f->count) : 0;
     if (rc == 0)
         return 0;
     snprintf(error, ERROR_BYTES, "%s/" FILE_NAME ": cannot be written: %s", directory,
@@ -160,11 +161,12 @@ void forgotten_done(struct forgotten *f)
     f->entries = NULL;
 }
 
-int forgotten_add(struct forgotten *f, const struct forgotten_entry *entry, uint64_t first_seq)
+int forgotten_add(struct forgotten *f, const struct forgotten_entry *entry, uint64_t first_seq,
+                  int64_t removed_us)
 {
     int rc;
 
-    cut_down(f, first_seq, UINT64_MAX);
+    cut_down(f, first_seq, UINT64_MAX, removed_us);
     if (f->count == FORGOTTEN_MAX)
         return -ENOSPC;
     f->entries[f->count] = *entry;
@@ -179,14 +181,18 @@ int forgotten_add(struct forgotten *f, const struct forgotten_entry *entry, uint
 
 int forgotten_removed(struct forgotten *f, const struct forgotten_entry *entry)
 {
+    bool found = false;
+
     for (size_t i = 0; i < f->count; i++) {
         struct forgotten_entry *known = &f->entries[i];
 
         if (known->last_seq == entry->last_seq && known->has_id == entry->has_id &&
             memcmp(known->id, entry->id, sizeof known->id) == 0 &&
             strcmp(known->user_id, entry->user_id) == 0)
-            known->stored_until_us = entry->stored_until_us;
+            known->stored_until_us = entry->stored_until_us, found = true;
     }
+    if (!found && f->count < FORGOTTEN_MAX)
+        f->entries[f->count++] = *entry; /* cut meanwhile */
     return save(f->directory, f->entries, f->count);
 }
 

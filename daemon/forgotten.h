@@ -35,11 +35,11 @@ int forgotten_start(struct forgotten *f, const char *directory, uint64_t first_s
                     uint64_t last_seq, char error[512]) __attribute__((warn_unused_result));
 void forgotten_done(struct forgotten *f);
 
-/* Adds an entry, durably; those that cover nothing of a journal that begins with first_seq go. 0,
- * -ENOSPC at FORGOTTEN_MAX, or another negative errno, and then it is not there. Blocks for one
- * sync. */
-int forgotten_add(struct forgotten *f, const struct forgotten_entry *entry, uint64_t first_seq)
-    __attribute__((warn_unused_result));
+/* Adds an entry, durably. Those go that cover nothing of a journal that begins with first_seq, and
+ * whose rows were removed by removed_us: no standby that is promoted has them any more. 0, -ENOSPC
+ * at FORGOTTEN_MAX, or another negative errno, and then it is not there. Blocks for one sync. */
+int forgotten_add(struct forgotten *f, const struct forgotten_entry *entry, uint64_t first_seq,
+                  int64_t removed_us) __attribute__((warn_unused_result));
 
 /* The rows of an entry that was added are removed: how far, durably. 0 or a negative errno. */
 int forgotten_removed(struct forgotten *f, const struct forgotten_entry *entry)

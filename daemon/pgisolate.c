@@ -17,7 +17,7 @@
 #include <string.h>
 #include <time.h>
 
-/* Rows in one pipeline: what is sent cannot be called back when the first answer says "locked". */
+/* Rows in one pipeline: what is sent cannot be called back when each of them meets a lock. */
 #define WINDOW 16
 /* A backend's crash restarts the whole server: this often in one call, then the batcher waits. */
 #define DEATHS_MAX 3
@@ -43,19 +43,21 @@ static void keep_error(struct isolation *i, const struct pg_error *err)
         *i->err = *err;
 }
 
-/* The connection is gone: that counts for more than what single rows met. */
-static void keep_loss(struct isolation *i, const struct pg_error *err)
+/* A connection that is gone, a backend that died: that counts for more than what rows met that may
+ * be alone with it. */
+static void keep_graver(struct isolation *i, const struct pg_error *err)
 {
     if (i->err->fault == PG_FAULT_NONE || i->err->refused)
         *i->err = *err;
 }
 
-/* Whether this may be the row's own fault when it is its last chance: a statement that took too
+/* Whether this is the row's own fault: data, or in its last attempt a statement that took too
  * long or too much memory, or what others did not meet. Locks, deadlocks, full disks are not. */
 static bool is_own_fault(const struct write_batch *batch, const struct pg_error *err)
 {
-    return err->fault == PG_FAULT_DATA || strcmp(err->sqlstate, "57014") == 0 ||
-           strcmp(err->sqlstate, "53200") == 0 ||
+    if (err->fault == PG_FAULT_DATA || !batch->last_attempt)
+        return err->fault == PG_FAULT_DATA;
+    return strcmp(err->sqlstate, "57014") == 0 || strcmp(err->sqlstate, "53200") == 0 ||
            (err->refused && batch->own_sqlstate[0] != '\0' &&
             strcmp(err->sqlstate, batch->own_sqlstate) == 0);
 }
@@ -82,12 +84,12 @@ static int store_text_only(struct isolation *i, const uint32_t *row, const char 
     if (pgwriter_run(i->w, i->batch, &t, 1, &err) != 0) {
         if (!i->w->farewell && t.error.fault == PG_FAULT_NONE)
             return 1;
-        keep_error(i, &err);
+        keep_graver(i, &err);
         return -1;
     }
     if (t.committed)
         return 0;
-    if (t.error.fault == PG_FAULT_DATA) {
+    if (is_own_fault(i->batch, &t.error)) {
         pgwriter_refuse(i->w, *row, t.error.sqlstate, t.error.text);
         return 0;
     }
@@ -97,9 +99,11 @@ static int store_text_only(struct isolation *i, const uint32_t *row, const char 
 /* One answered transaction of one row. 0, or -1 when the call must end. */
 static int judge(struct isolation *i, const struct transaction *t)
 {
+    bool own = is_own_fault(i->batch, &t->error);
+
     if (t->committed)
         return 0;
-    if (t->error.fault == PG_FAULT_DATA && t->failed_at == STATEMENT_VECTORS) {
+    if (own && t->failed_at == STATEMENT_VECTORS) {
         int ret = store_text_only(i, t->rows, t->error.text);
 
         if (ret > 0) {
@@ -108,8 +112,7 @@ static int judge(struct isolation *i, const struct transaction *t)
         }
         return ret;
     }
-    if (t->error.fault == PG_FAULT_DATA ||
-        (i->batch->last_attempt && is_own_fault(i->batch, &t->error))) {
+    if (own) {
         pgwriter_refuse(i->w, t->rows[0], t->error.sqlstate, t->error.text);
         return 0;
     }
@@ -124,7 +127,7 @@ static int reconnect(struct isolation *i)
 
     while (pgwriter_connect(i->w, &err) != 0) {
         if (err.fault != PG_FAULT_UNREACHABLE || pgconn_now_ms() >= until_ms) {
-            keep_loss(i, &err);
+            keep_graver(i, &err);
             return -1;
         }
         nanosleep(&(struct timespec){.tv_nsec = RECONNECT_POLL_MS * 1000000L}, NULL);
@@ -141,7 +144,7 @@ static int reconnect_after_death(struct isolation *i, const struct pg_error *lin
     if (reconnect(i) != 0)
         return -1;
     if (i->w->incarnation == before) {
-        keep_loss(i, line_lost);
+        keep_graver(i, line_lost);
         return -1;
     }
     i->deaths++;
@@ -160,7 +163,7 @@ static int blame(struct isolation *i, const uint32_t *row)
     pg_error_set(&line_lost, PG_FAULT_UNREACHABLE, "the connection was lost");
     if (!i->batch->last_attempt) {
         pg_error_set(&death, PG_FAULT_DATA, "%s", reason);
-        keep_error(i, &death);
+        keep_graver(i, &death);
         return i->deaths < DEATHS_MAX ? 0 : -1;
     }
     /* It may have died of the vector, and that must not cost the text. */
@@ -181,7 +184,7 @@ static int go_on_after_loss(struct isolation *i, const struct transaction *unans
                             const struct pg_error *err)
 {
     if (i->w->farewell || unanswered->error.fault != PG_FAULT_NONE) {
-        keep_loss(i, unanswered->error.fault != PG_FAULT_NONE ? &unanswered->error : err);
+        keep_graver(i, unanswered->error.fault != PG_FAULT_NONE ? &unanswered->error : err);
         return -1;
     }
     return reconnect_after_death(i, err);
@@ -234,7 +237,10 @@ void pgwriter_isolate(struct pgwriter *w, struct write_batch *batch, struct pg_e
     if (w->conn == NULL)
         return;
     if (pgwriter_resolve(w, batch, &last) != 0) {
-        keep_error(&i, &last);
+        if (w->conn == NULL)
+            keep_graver(&i, &last);
+        else
+            keep_error(&i, &last);
         return;
     }
     /* Dead letters that cannot be written matter more than what else is left. */

@@ -73,8 +73,8 @@ struct write_batch {
     bool isolate;      /* row by row, a sync after each; refused rows become dead letters */
     bool last_attempt; /* isolate: a row that fails now for whatever reason of its own is
                           dead-lettered */
-    char
-        own_sqlstate[6]; /* last_attempt: this one is a row's own, too, whatever its class; or "" */
+    /* With last_attempt: this one is a row's own, too, whatever its class; or "". */
+    char own_sqlstate[6];
 
     /* Out. The rows' verdicts hold whatever the outcome is: one that is not ROW_PENDING is done
      * with, the others go again. */

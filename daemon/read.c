@@ -24,6 +24,8 @@
 #include "daemon/server.h"
 #include "proto/reply.h"
 
+#define REQUESTS 2 /* at a time: a query that its server never answers holds up no other */
+
 static_assert(READS_WAITING_MAX <= QUERIES_WAITING_MAX, "a read that is let in is taken");
 
 struct read {
@@ -389,12 +391,12 @@ static void on_embedding_request(void *context, uint64_t duration_ns, size_t inp
     stats_record(&server->stats, OPERATION_EMBEDDING, duration_ns, ok);
 }
 
-/* One request at a time, no self-test and no file: the daemon's own stage has those. */
+/* Few requests at a time, no self-test and no file: the daemon's own stage has those. */
 static int start_embedding(struct reads *reads)
 {
     struct server *server = reads->server;
-    struct embedding_stage_hooks hooks = {
-        .context = server, .for_queries = true, .on_request_done = on_embedding_request};
+    struct embedding_stage_hooks hooks = {.context = server,
+                                          .on_request_done = on_embedding_request};
     struct embedding_model model = server->model;
     static char no_file[] = "";
 
@@ -403,7 +405,7 @@ static int start_embedding(struct reads *reads)
     model.prefix = embedding_model_query_prefix(server->config);
     /* All but its count, which embed workers may change at this moment. */
     memcpy(&reads->config, server->config, offsetof(struct config, references));
-    reads->config.embedding.max_in_flight = 1;
+    reads->config.embedding.max_in_flight = REQUESTS;
     reads->config.embedding.self_test = false;
     reads->config.cache.file = no_file;
     return embedding_stage_start(server->loop, &reads->config, &model, &hooks, &reads->embedding);

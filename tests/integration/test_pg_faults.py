@@ -30,6 +30,10 @@ TIMED = ("create function convstore.timed() returns trigger language plpgsql as 
          " create table convstore.all_slow ();"
          " create trigger timed before insert on convstore.conversations"
          " for each row execute function convstore.timed()")
+NO_FAXES = ("create function convstore.f() returns trigger language plpgsql as $$ begin"
+            " if new.platform = 'fax' then raise 'no faxes' using errcode = '42501'; end if; return new; end $$;"
+            " create trigger t before insert on convstore.conversations"
+            " for each row execute function convstore.f()")
 TIMED_OUT = "canceling statement due to statement timeout"
 # Small batches, so that many are under way when something happens.
 QUICK = {"batch__batch_timeout_ms": 10, "batch__flush_interval_ms": 5, "batch__batch_size": 50}
@@ -436,11 +440,7 @@ class Refusals(PgFaults):
         d = self.daemon(self.pg, batch__max_attempts=3, **QUICK)
         with d.client() as client:
             client.request("store", conversation("first"), STORED)
-            self.pg.sql("create function convstore.f() returns trigger language plpgsql as $$ begin"
-                        " if new.platform = 'fax' then raise 'no faxes' using errcode = '42501'; end if;"
-                        " return new; end $$;"
-                        " create trigger t before insert on convstore.conversations"
-                        " for each row execute function convstore.f()")
+            self.pg.sql(NO_FAXES)
             client.request("store", conversation(transcript="alone", platform="fax"))
             many = client.send("store_many", [conversation(transcript=f"t{n}", platform="fax" if n == 7 else "web")
                                               for n in range(60)], STORED)
@@ -457,6 +457,40 @@ class Refusals(PgFaults):
         self.pg.sql("drop trigger t on convstore.conversations")
         with d.control() as control:
             self.assertEqual(control.request("dead_letters", {"action": "retry"})["stored"], 2)
+
+    def test_a_right_that_one_vector_lacks(self):
+        """Goal of this test: 42501 for the vectors of one user costs those vectors and no text."""
+        d = self.daemon(self.pg, batch__max_attempts=3, **QUICK)
+        with d.client() as client:
+            client.request("store", conversation("first"), STORED)
+            self.pg.sql("create function convstore.f() returns trigger language plpgsql as $$ begin"
+                        " if new.user_id = 'ann' then raise 'not hers' using errcode = '42501'; end if;"
+                        " return new; end $$;"
+                        " create trigger t before insert on convstore.embeddings"
+                        " for each row execute function convstore.f()")
+            hers = client.send("store", conversation("ann", "User: hello"), STORED)
+            for n in range(200):
+                client.request("store", conversation("bob", f"{n}"), STORED)
+                if self.pg.value("select count(*) from convstore.conversations where user_id = 'ann'"):
+                    break
+                time.sleep(0.02)
+            self.assertIsNone(client.reply(hers)[0])
+        self.assertEqual(self.pg.count("dead_letters"), 0)
+        self.assertEqual(self.pg.sql("select user_id, last_error from convstore.embedding_backlog"),
+                         [("ann", "not hers")])
+
+    def test_a_drain_with_a_row_that_lacks_a_right(self):
+        """Goal of this test: SIGTERM while one row is refused so: all others are stored before the end."""
+        d = self.daemon(self.pg, batch__drain_timeout_ms=5000, **QUICK)
+        with d.client() as client:
+            client.request("store", conversation("first"), STORED)
+            self.pg.sql(NO_FAXES)
+            client.request("store_many", [conversation(transcript=f"t{n}", platform="fax" if n == 0 else "web")
+                                          for n in range(1000)])
+            d.signal(signal.SIGTERM)
+            self.assertEqual(d.wait_exit(), 0)
+        self.assertEqual(self.pg.count(), 1000)
+        self.assertRegex(d.log(), r"server\.end .*left_in_journal=[01]\b")
 
     def test_keys_that_another_session_locks(self):
         """Goal of this test: another session has inserted five of the ids that are stored, and does not end

@@ -25,13 +25,16 @@ static struct forgotten start(uint64_t first_seq, uint64_t last_seq)
 }
 
 static uint64_t first = 1; /* number in the journal */
+static int64_t removed_at_us = 1000;
 
 static void add(struct forgotten *f, const char *user, uint64_t last_seq, int id)
 {
     struct forgotten_entry entry = {.last_seq = last_seq, .has_id = id >= 0, .id = {(uint8_t)id}};
 
     strcpy(entry.user_id, user);
-    assert_int_equal(forgotten_add(f, &entry, first), 0);
+    assert_int_equal(forgotten_add(f, &entry, first, 1000), 0);
+    entry.stored_until_us = removed_at_us;
+    assert_int_equal(forgotten_removed(f, &entry), 0);
 }
 
 static bool covers(const struct forgotten *f, const char *user, int id, uint64_t seq, int64_t at_us)
@@ -100,6 +103,14 @@ static void it_shrinks_while_the_daemon_runs(void **state)
         assert_true(covers(&f, "ann", 1, seq, 1));
         assert_true(f.count <= 12);
     }
+    /* What was removed a moment ago a standby may still have. */
+    removed_at_us = 1001;
+    first = 4 * FORGOTTEN_MAX;
+    add(&f, "bob", 7, 1);
+    add(&f, "eve", first, 1);
+    assert_int_equal(f.count, 2);
+    assert_string_equal(f.entries[0].user_id, "bob");
+    removed_at_us = 1000;
     first = 1;
     forgotten_done(&f);
     f = start(1, 0);
@@ -160,7 +171,7 @@ static void what_cannot_be_written_is_not_forgotten(void **state)
     unlink(path);
     f = start(1, 100);
     f.directory = "/nonexistent";
-    assert_true(forgotten_add(&f, &entry, 1) < 0);
+    assert_true(forgotten_add(&f, &entry, 1, 1000) < 0);
     assert_int_equal(f.count, 0);
     forgotten_done(&f);
 }
