@@ -26,7 +26,7 @@
 /* After one that did, crowded batches get only what the cache has, so long: what is asked for and
  * comes too late only keeps the embedder from the rows that wait for it already. */
 #define ASK_AGAIN_MS 1000
-/* Batches that fail by themselves while others' rows come through, besides those under way. */
+/* Batches that go row by row in vain, besides those under way. */
 #define HELD_MAX 64
 /* Under a pace a batch waits no longer for the one before, however few rows a second it says. */
 #define PACED_PAUSE_MAX_MS 1000

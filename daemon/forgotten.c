@@ -186,10 +186,12 @@ int forgotten_removed(struct forgotten *f, const struct forgotten_entry *entry)
     for (size_t i = 0; i < f->count; i++) {
         struct forgotten_entry *known = &f->entries[i];
 
-        if (known->last_seq == entry->last_seq && known->has_id == entry->has_id &&
-            memcmp(known->id, entry->id, sizeof known->id) == 0 &&
-            strcmp(known->user_id, entry->user_id) == 0)
-            known->stored_until_us = entry->stored_until_us, found = true;
+        if (known->last_seq != entry->last_seq || known->has_id != entry->has_id ||
+            memcmp(known->id, entry->id, sizeof known->id) != 0 ||
+            strcmp(known->user_id, entry->user_id) != 0)
+            continue;
+        known->stored_until_us = entry->stored_until_us;
+        found = true;
     }
     if (!found && f->count < FORGOTTEN_MAX)
         f->entries[f->count++] = *entry; /* cut meanwhile */

@@ -165,6 +165,7 @@ struct fixture {
     uv_loop_t loop;
     struct batcher *batcher;
     uv_timer_t guard;
+    uv_timer_t timer; /* the test's own */
     size_t expected, rows;
     unsigned verdicts[4];
     uint64_t last_seq;
@@ -180,6 +181,7 @@ static void on_closed(void *owner)
 static void fixture_close(struct fixture *f)
 {
     uv_close((uv_handle_t *)&f->guard, NULL);
+    uv_close((uv_handle_t *)&f->timer, NULL);
     uv_close((uv_handle_t *)&answering, NULL);
     batcher_close(f->batcher, on_closed);
 }
@@ -253,6 +255,8 @@ static struct fixture *fixture_with(struct batcher_config config)
     cached_texts = 0;
     uv_loop_init(&f->loop);
     uv_timer_init(&f->loop, &f->guard);
+    uv_timer_init(&f->loop, &f->timer);
+    f->timer.data = f;
     uv_timer_start(&f->guard, on_guard, 20000, 0);
     uv_idle_init(&f->loop, &answering);
     assert_int_equal(batcher_start(&f->loop, &config, &callbacks, f, NULL, &f->batcher), 0);
@@ -684,20 +688,16 @@ static void check_trouble_of_some_rows(const char *sqlstate, size_t batch_size)
 {
     struct fixture *f = fixture_new(batch_size, 0);
     bool right = strcmp(sqlstate, "42501") == 0;
-    uv_timer_t timer;
 
     retry_sqlstate = sqlstate;
     unreadable = 24;
     script = refuse_low_keys;
-    uv_timer_init(&f->loop, &timer);
-    timer.data = f;
-    uv_timer_start(&timer, push_one, 20, 20);
+    uv_timer_start(&f->timer, push_one, 20, 20);
     push(f, 16);
     run_until_all(f);
     assert_int_equal(f->verdicts[ROW_DEAD], right ? BAD_KEYS : 0);
     assert_int_equal(f->verdicts[ROW_STORED], f->expected - f->verdicts[ROW_DEAD]);
     assert_int_equal(batcher_status(f->batcher).database, DATABASE_UP);
-    uv_close((uv_handle_t *)&timer, NULL);
     fixture_end(f);
 }
 
@@ -733,17 +733,13 @@ static void check_up_and_push(uv_timer_t *timer)
 static void test_a_quiet_time_after_trouble_of_some_rows(void **state)
 {
     struct fixture *f = fixture_new(16, 0);
-    uv_timer_t timer;
 
     (void)state;
     script = refuse_until_others_came;
-    uv_timer_init(&f->loop, &timer);
-    timer.data = f;
-    uv_timer_start(&timer, check_up_and_push, 2000, 0);
+    uv_timer_start(&f->timer, check_up_and_push, 2000, 0);
     push(f, 16);
     run_until_all(f);
     assert_int_equal(batcher_status(f->batcher).database, DATABASE_UP);
-    uv_close((uv_handle_t *)&timer, NULL);
     fixture_end(f);
 }
 
@@ -771,18 +767,14 @@ static void check_stopped(uv_timer_t *timer)
 static void test_trouble_of_all_rows(void **state)
 {
     struct fixture *f = fixture_new(20, 0);
-    uv_timer_t timer;
 
     (void)state;
     script = refuse_ten;
-    uv_timer_init(&f->loop, &timer);
-    timer.data = f;
-    uv_timer_start(&timer, check_stopped, 2000, 0);
+    uv_timer_start(&f->timer, check_stopped, 2000, 0);
     push(f, 400);
     run_until_all(f);
     assert_int_equal(f->verdicts[ROW_STORED], 400);
     assert_int_equal(batcher_status(f->batcher).database, DATABASE_UP);
-    uv_close((uv_handle_t *)&timer, NULL);
     fixture_end(f);
 }
 
